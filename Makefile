@@ -1,0 +1,75 @@
+# Every target that ends in "## …" is explained by `make help`.
+SHELL   := /bin/bash
+GO      ?= go
+ARCH    ?= $(shell $(GO) env GOARCH)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LAB     := .lab
+BASE    := k8s.io/component-base/version
+LDFLAGS := -s -w -X clusterctl/hostconfig.Version=$(VERSION) \
+	-X $(BASE).gitVersion=v1.36.3 -X $(BASE).gitMajor=1 -X $(BASE).gitMinor=36 -X $(BASE).gitTreeState=clean
+
+# One set of flags for every build, test and check, so that each package is
+# compiled once.
+export CGO_ENABLED := 0
+export GOFLAGS     := -trimpath -buildvcs=false
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build payload test unit integration e2e lint fmt generate demo demo-clean bench-up conformance clean
+
+help: ## show this help
+	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install the Debian packages that building and the lab need (root)
+	@./.ci/deps
+
+build: payload ## build bin/clusterctl (with the payload), bin/controlplane, bin/nodeagent and the sample's image
+	@mkdir -p bin
+	@cp .cache/bundle/$(ARCH)/controlplane .cache/bundle/$(ARCH)/nodeagent bin/
+	$(GO) build -ldflags "$(LDFLAGS)" -o bin/clusterctl ./cmd/clusterctl
+	$(GO) build -ldflags "-s -w" -o bin/sample ./test/sample
+	@$(GO) run ./bundle/mkimage -name clusterctl.dev/sample:1 -binary bin/sample -out bin/sample.tar
+
+payload: ## build what clusterctl carries for the hosts (only what changed)
+	$(GO) run ./bundle/pack -arch $(ARCH) -version $(VERSION)
+
+test: unit integration e2e ## every test; the end-to-end part needs root on Linux and says so where it is skipped
+
+unit: ## unit tests
+	$(GO) test $$($(GO) list ./... | grep -v -e /test/)
+
+integration: ## the API server against a real etcd, in one process
+	$(GO) test ./test/integration/...
+
+e2e: ## clusters on lab hosts, through the built programs (Linux, root)
+	@if [ "$$(uname -s)" != Linux ] || [ "$$(id -u)" != 0 ]; then \
+		echo "SKIPPED: the end-to-end test boots lab hosts, which needs root on Linux; run it there with: sudo make e2e"; \
+	else $(MAKE) deps build && $(GO) test -count=1 -timeout 20m -v ./test/e2e/...; fi
+
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+fmt: ## format every Go file
+	gofmt -w $$(git ls-files '*.go')
+
+generate: ## regenerate what is generated: OpenAPI definitions, the inventory's JSON schema
+	$(GO) generate ./...
+
+demo: ## from nothing to a highly available cluster on five lab hosts, with a sample served (Linux, root)
+	@$(MAKE) --no-print-directory deps build
+	@./test/demo
+
+demo-clean: ## remove what `make demo` left: hosts, inventory, kubeconfig
+	@test ! -x bin/clusterctl || bin/clusterctl lab delete --name demo
+	@rm -rf $(LAB)
+
+bench-up: deps build ## time `clusterctl up` on five lab hosts, by phase
+	$(GO) test -count=1 -timeout 10m -v -run '^$$' -bench 'Up' -benchtime 1x ./test/e2e/
+
+conformance: ## Kubernetes' own conformance suite on lab hosts (Linux, root); FOCUS=… SKIP=… PROCS=…
+	@$(MAKE) --no-print-directory deps build
+	@cd test/conformance && $(GO) run ./run -procs '$(or $(PROCS),4)' -focus '$(FOCUS)' -skip '$(SKIP)' -docs ../../docs/conformance.md
+
+clean: ## remove everything built
+	rm -rf bin .cache bundle/payload/files/amd64 bundle/payload/files/arm64

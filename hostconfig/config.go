@@ -1,0 +1,93 @@
+package hostconfig
+
+import (
+	"fmt"
+	"os"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Cluster is what every host of a cluster knows alike.
+type Cluster struct {
+	Name             string   `json:"name"`
+	Domain           string   `json:"domain"`           // cluster.local
+	PodCIDR          string   `json:"podCIDR"`          // 10.244.0.0/16
+	NodeMaskSize     int      `json:"nodeMaskSize"`     // 24: each node's share of PodCIDR
+	ServiceCIDR      string   `json:"serviceCIDR"`      // 10.96.0.0/16
+	DNSAddress       string   `json:"dnsAddress"`       // 10.96.0.10
+	NodePortRange    string   `json:"nodePortRange"`    // 30000-32767
+	ControlPlanes    []string `json:"controlPlanes"`    // host:port of every API server, sorted
+	ExternalEndpoint string   `json:"externalEndpoint"` // host:port clients outside use; may be empty
+}
+
+// ControlPlane configures `controlplane run` (and its parts run alone).
+type ControlPlane struct {
+	Cluster  Cluster  `json:"cluster"`
+	NodeName string   `json:"nodeName"`
+	Address  string   `json:"address"` // advertised; the API server listens on every address
+	Port     int      `json:"port"`    // PortAPI
+	PKIDir   string   `json:"pkiDir"`
+	Etcd     []string `json:"etcd"`   // https://host:2379 of every member
+	Prefix   string   `json:"prefix"` // /registry
+
+	// AlwaysPullImages makes nodes pull the image of every container each time.
+	AlwaysPullImages bool `json:"alwaysPullImages,omitempty"`
+	// PodSecurity is the pod security standard ("baseline", "restricted") that
+	// namespaces without a label of their own are held to. "": pods below
+	// baseline are warned about.
+	PodSecurity string `json:"podSecurity,omitempty"`
+}
+
+// Etcd configures `controlplane etcd`: one member, mTLS for clients and peers
+// with the pair PairEtcd, trusting EtcdCA.
+type Etcd struct {
+	Name           string `json:"name"`
+	Address        string `json:"address"` // clients on :2379 (and 127.0.0.1), peers on :2380
+	DataDir        string `json:"dataDir"`
+	PKIDir         string `json:"pkiDir"`
+	InitialCluster string `json:"initialCluster"` // name=https://host:2380,… ; read on the first start only
+	InitialState   string `json:"initialState"`   // "new" or "existing"; read on the first start only
+	ClusterToken   string `json:"clusterToken"`
+	QuotaBytes     int64  `json:"quotaBytes"`
+	ClientPort     int    `json:"clientPort,omitempty"` // 0: PortEtcdClient
+	PeerPort       int    `json:"peerPort,omitempty"`   // 0: PortEtcdPeer
+}
+
+// NodeAgent configures `nodeagent run`.
+type NodeAgent struct {
+	Cluster      Cluster           `json:"cluster"`
+	NodeName     string            `json:"nodeName"`
+	Address      string            `json:"address"`
+	PKIDir       string            `json:"pkiDir"`
+	StateDir     string            `json:"stateDir"`
+	ManifestDir  string            `json:"manifestDir"` // static pods
+	CRISocket    string            `json:"criSocket"`   // unix:///run/clusterctl/containerd.sock
+	CNIConfDir   string            `json:"cniConfDir"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	Taints       []Taint           `json:"taints,omitempty"` // set at registration only
+	CgroupDriver string            `json:"cgroupDriver"`     // cgroupfs or systemd
+	MaxPods      int               `json:"maxPods"`
+	ListenAPILB  string            `json:"listenAPILB"` // 127.0.0.1:6444
+}
+
+// Taint is a node taint as the Kubernetes API has it.
+type Taint struct {
+	Key    string `json:"key"`
+	Value  string `json:"value,omitempty"`
+	Effect string `json:"effect"`
+}
+
+// Load reads the YAML file at path into config, refusing unknown keys.
+func Load(path string, config any) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	if err := yaml.UnmarshalStrict(raw, config); err != nil {
+		return fmt.Errorf("parse %s: %w", path, err)
+	}
+	return nil
+}
+
+// Marshal renders a configuration the way it stands on the host.
+func Marshal(config any) ([]byte, error) { return yaml.Marshal(config) }

@@ -1,0 +1,47 @@
+package hostconfig
+
+// Where everything of ours lies on a host. Nothing is ever written elsewhere,
+// so that a reset can leave the host as it was.
+const (
+	EtcDir   = "/etc/clusterctl"             // configuration
+	PKIDir   = EtcDir + "/pki"               // 0700; see PKI
+	AddonDir = EtcDir + "/addons"            // manifests that `up` applies
+	CNIDir   = EtcDir + "/cni"               // CNI network lists, written by nodeagent
+	VarDir   = "/var/lib/clusterctl"         // state that survives a reboot
+	EtcdDir  = VarDir + "/etcd"              // 0700; one member's data
+	RunDir   = "/run/clusterctl"             // sockets, the run lock
+	LibDir   = "/usr/local/lib/clusterctl"   // LibDir/<version>/, LibDir/current -> <version>
+	BinDir   = LibDir + "/current"           // what units start
+	UnitDir  = "/etc/systemd/system"         // the units below
+	LogDir   = "/var/log/clusterctl"         // container logs live in LogDir/pods
+	HandDir  = VarDir + "/host"              // journal of applied operations, service fingerprints
+	StateDir = VarDir + "/nodeagent"         // pods' volumes and checkpoints
+	Manifest = EtcDir + "/manifests"         // static pods
+	PodLogs  = LogDir + "/pods"              // <namespace>_<name>_<uid>/<container>/<n>.log
+	CRISock  = RunDir + "/containerd.sock"   // containerd's gRPC and CRI socket
+	CtrRoot  = VarDir + "/containerd"        // containerd's root
+	CtrState = RunDir + "/containerd"        // containerd's state
+	CtrConf  = EtcDir + "/containerd.toml"   // containerd's configuration
+	CPConf   = EtcDir + "/controlplane.yaml" // ControlPlane
+	EtcdConf = EtcDir + "/etcd.yaml"         // Etcd
+	NodeConf = EtcDir + "/nodeagent.yaml"    // NodeAgent
+	AdminCfg = EtcDir + "/admin.kubeconfig"  // 0600, control planes only: cluster-admin through 127.0.0.1
+)
+
+// Unit names, as systemd and OpenRC know them.
+const (
+	UnitEtcd         = "clusterctl-etcd"
+	UnitControlPlane = "clusterctl-controlplane"
+	UnitContainerd   = "clusterctl-containerd"
+	UnitNodeAgent    = "clusterctl-nodeagent"
+)
+
+// Ports on a host.
+const (
+	PortAPI        = 6443  // controlplane: HTTPS, every address
+	PortAPILB      = 6444  // nodeagent: 127.0.0.1 only, to every control plane's PortAPI
+	PortEtcdClient = 2379  // etcd: clients, mTLS
+	PortEtcdPeer   = 2380  // etcd: peers, mTLS
+	PortNodeAgent  = 10250 // nodeagent: HTTPS, logs, exec, stats
+	PortVXLAN      = 8472  // UDP between nodes
+)

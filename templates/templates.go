@@ -1,0 +1,70 @@
+package templates
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"strings"
+	"text/template"
+
+	"clusterctl/hostconfig"
+)
+
+//go:embed units/*.service containerd.toml addons/*.yaml
+var files embed.FS
+
+var parsed = template.Must(template.New("").Funcs(template.FuncMap{
+	"join": strings.Join,
+}).Option("missingkey=error").ParseFS(files, "units/*.service", "containerd.toml", "addons/*.yaml"))
+
+// Host is what a host's files depend on.
+type Host struct {
+	SysResource  bool   // the host may raise limits and lower OOM scores
+	SandboxImage string // full name of the pause image
+}
+
+// paths are the constants that templates name.
+type paths struct {
+	Bin, EtcdConf, CPConf, NodeConf, CtrConf, CtrRoot, CtrState, CRISock, CNIDir, RunDir, EtcDir string
+}
+
+var hostPaths = paths{
+	Bin: hostconfig.BinDir, EtcdConf: hostconfig.EtcdConf, CPConf: hostconfig.CPConf, NodeConf: hostconfig.NodeConf,
+	CtrConf: hostconfig.CtrConf, CtrRoot: hostconfig.CtrRoot, CtrState: hostconfig.CtrState,
+	CRISock: hostconfig.CRISock, CNIDir: hostconfig.CNIDir, RunDir: hostconfig.RunDir, EtcDir: hostconfig.EtcDir,
+}
+
+// Unit renders the systemd unit of a hostconfig.Unit… name.
+func Unit(name string, host Host) ([]byte, error) { return render(name+".service", host) }
+
+// Containerd renders hostconfig.CtrConf.
+func Containerd(host Host) ([]byte, error) { return render("containerd.toml", host) }
+
+func render(name string, host Host) ([]byte, error) {
+	return execute(name, struct {
+		paths
+		Host
+	}{hostPaths, host})
+}
+
+// CoreDNS is what the cluster's DNS server depends on.
+type CoreDNS struct {
+	Image    string   // full name with tag
+	Domain   string   // cluster.local
+	Address  string   // the service's
+	Upstream []string // nameservers for every other name; none: they are not resolved
+}
+
+// CoreDNSManifests renders the DNS add-on as YAML documents.
+func CoreDNSManifests(dns CoreDNS) ([]byte, error) { return execute("coredns.yaml", dns) }
+
+// CoreDNSDeployment is namespace/name of the Deployment in CoreDNSManifests.
+const CoreDNSDeployment = "kube-system/coredns"
+
+func execute(name string, data any) ([]byte, error) {
+	var out bytes.Buffer
+	if err := parsed.ExecuteTemplate(&out, name, data); err != nil {
+		return nil, fmt.Errorf("render %s: %w", name, err)
+	}
+	return out.Bytes(), nil
+}

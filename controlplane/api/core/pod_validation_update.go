@@ -1,0 +1,398 @@
+package core
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/diff"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
+)
+
+const changeable = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`," +
+	"`spec.tolerations` (only additions to existing tolerations)," +
+	"`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+
+// validatePodUpdate checks a change of the pod itself: of its spec, little may
+// change.
+func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
+	path := field.NewPath("spec")
+	errs := append(validatePod(pod), validateAnnotationChange(pod, old)...)
+	for _, l := range []struct {
+		name     string
+		now, old []corev1.Container
+	}{{"containers", pod.Spec.Containers, old.Spec.Containers}, {"initContainers", pod.Spec.InitContainers, old.Spec.InitContainers}} {
+		if len(l.now) != len(l.old) {
+			return append(errs, field.Forbidden(path.Child(l.name), "pod updates may not add or remove containers"))
+		}
+	}
+	deadline := path.Child("activeDeadlineSeconds")
+	switch now, was := pod.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds; {
+	case now == nil && was != nil:
+		errs = append(errs, field.Invalid(deadline, now, "must not update from a positive integer to nil value"))
+	case now != nil && (*now < 0 || *now > math.MaxInt32):
+		return append(errs, field.Invalid(deadline, *now, validation.InclusiveRangeError(0, math.MaxInt32)))
+	case now != nil && was != nil && *was < *now:
+		return append(errs, field.Invalid(deadline, *now, "must be less than or equal to previous value"))
+	}
+	errs = append(errs, validateAddedTolerations(pod.Spec.Tolerations, old.Spec.Tolerations, path.Child("tolerations"))...)
+	for i, g := range pod.Spec.SchedulingGates {
+		if !slices.Contains(old.Spec.SchedulingGates, g) {
+			errs = append(errs, field.Forbidden(path.Child("schedulingGates").Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name)))
+		}
+	}
+	if apiequality.Semantic.DeepEqual(pod.Spec, old.Spec) {
+		return errs
+	}
+	// What may change is set back; then nothing may differ.
+	rest := pod.Spec.DeepCopy()
+	for i := range rest.Containers {
+		rest.Containers[i].Image = old.Spec.Containers[i].Image
+	}
+	for i := range rest.InitContainers {
+		rest.InitContainers[i].Image = old.Spec.InitContainers[i].Image
+	}
+	rest.ActiveDeadlineSeconds = old.Spec.ActiveDeadlineSeconds
+	rest.SchedulingGates = old.Spec.SchedulingGates
+	rest.Tolerations = old.Spec.Tolerations
+	if len(old.Spec.SchedulingGates) > 0 {
+		errs = append(errs, narrowGated(rest, &old.Spec, path)...)
+	}
+	if !apiequality.Semantic.DeepEqual(*rest, old.Spec) {
+		errs = append(errs, field.Forbidden(path, fmt.Sprintf("pod updates may not change fields other than %s\n%v", changeable, diff.Diff(old.Spec, *rest))))
+	}
+	return errs
+}
+
+// narrowGated allows a pod that still has scheduling gates to be narrowed down
+// to fewer nodes, and sets what it allows back to the old.
+func narrowGated(rest, old *corev1.PodSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for k, v := range old.NodeSelector {
+		if now, kept := rest.NodeSelector[k]; !kept || now != v {
+			errs = append(errs, field.Invalid(path.Child("nodeSelector"), rest.NodeSelector, "only additions to spec.nodeSelector are allowed (no mutations or deletions)"))
+			break
+		}
+	}
+	rest.NodeSelector = old.NodeSelector
+
+	affinity := func(s *corev1.PodSpec) *corev1.NodeAffinity {
+		if s.Affinity == nil {
+			return nil
+		}
+		return s.Affinity.NodeAffinity
+	}
+	terms := func(a *corev1.NodeAffinity) []corev1.NodeSelectorTerm {
+		if a == nil || a.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+			return nil
+		}
+		return a.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	}
+	now, was := affinity(rest), affinity(old)
+	if apiequality.Semantic.DeepEqual(now, was) {
+		return errs
+	}
+	at := path.Child("affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
+	nowTerms, wasTerms := terms(now), terms(was)
+	if len(wasTerms) > 0 && len(wasTerms) != len(nowTerms) {
+		errs = append(errs, field.Invalid(at, nowTerms, "no additions/deletions to non-empty NodeSelectorTerms list are allowed"))
+	} else {
+		for i := range wasTerms {
+			if !onlyAdds(nowTerms[i], wasTerms[i]) {
+				errs = append(errs, field.Invalid(at.Index(i), nowTerms[i], "only additions are allowed (no mutations or deletions)"))
+			}
+		}
+	}
+	switch {
+	case rest.Affinity == nil:
+		rest.Affinity = &corev1.Affinity{NodeAffinity: was}
+	case old.Affinity == nil && rest.Affinity.PodAffinity == nil && rest.Affinity.PodAntiAffinity == nil:
+		rest.Affinity = nil
+	default:
+		rest.Affinity.NodeAffinity = was
+	}
+	return errs
+}
+
+// onlyAdds says whether a term has all of the old one's requirements, in
+// place, and maybe more. A term without any selects nothing and stays so.
+func onlyAdds(now, was corev1.NodeSelectorTerm) bool {
+	if len(was.MatchExpressions)+len(was.MatchFields) == 0 {
+		return len(now.MatchExpressions)+len(now.MatchFields) == 0
+	}
+	starts := func(now, was []corev1.NodeSelectorRequirement) bool {
+		return len(now) >= len(was) && apiequality.Semantic.DeepEqual(now[:len(was)], was)
+	}
+	return starts(now.MatchExpressions, was.MatchExpressions) && starts(now.MatchFields, was.MatchFields)
+}
+
+func validateAddedTolerations(now, was []corev1.Toleration, path *field.Path) field.ErrorList {
+	for _, old := range was {
+		if !slices.ContainsFunc(now, func(t corev1.Toleration) bool {
+			t.TolerationSeconds = old.TolerationSeconds
+			return t == old
+		}) {
+			return field.ErrorList{field.Forbidden(path, "existing toleration can not be modified except its tolerationSeconds")}
+		}
+	}
+	return nil
+}
+
+// validateAnnotationChange keeps annotations that describe how the pod came
+// to be.
+func validateAnnotationChange(pod, old *corev1.Pod) field.ErrorList {
+	var errs field.ErrorList
+	path := field.NewPath("metadata", "annotations")
+	for _, key := range sets.List(sets.KeySet(pod.Annotations).Union(sets.KeySet(old.Annotations))) {
+		what := ""
+		switch {
+		case key == corev1.MirrorPodAnnotationKey:
+			what = "mirror pod annotation"
+		case strings.HasPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix):
+			what = "AppArmor annotations"
+		default:
+			continue
+		}
+		was, had := old.Annotations[key]
+		now, has := pod.Annotations[key]
+		if !had {
+			errs = append(errs, field.Forbidden(path.Key(key), "may not add "+what))
+		} else if !has || now != was {
+			errs = append(errs, field.Forbidden(path.Key(key), "may not remove or update "+what))
+		}
+	}
+	return errs
+}
+
+// validatePodStatus checks what a node agent or a controller reports.
+func validatePodStatus(pod, old *corev1.Pod) field.ErrorList {
+	path := field.NewPath("status")
+	now, was := &pod.Status, &old.Status
+	errs := append(validatePodAnnotations(pod.Annotations, &pod.Spec, field.NewPath("metadata", "annotations")), validateAnnotationChange(pod, old)...)
+	for i, c := range now.Conditions {
+		at := path.Child("conditions").Index(i)
+		if c.ObservedGeneration < 0 {
+			errs = append(errs, field.Invalid(at.Child("observedGeneration"), c.ObservedGeneration, "must be a non-negative integer"))
+		}
+		errs = append(errs, qualifiedName(string(c.Type), at.Child("Type"))...)
+	}
+	if n := now.NominatedNodeName; n != "" && n != was.NominatedNodeName {
+		errs = append(errs, invalid(path.Child("nominatedNodeName"), n, apivalidation.NameIsDNSSubdomain(n, false))...)
+		if old.Spec.NodeName != "" {
+			errs = append(errs, field.Forbidden(path.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node"))
+		}
+	}
+	if now.ObservedGeneration < 0 {
+		errs = append(errs, field.Invalid(path.Child("observedGeneration"), now.ObservedGeneration, "must be a non-negative integer"))
+	}
+	errs = append(errs, apivalidation.ValidateImmutableField(now.QOSClass, was.QOSClass, path.Child("qosClass"))...)
+	if !restartsAll(&old.Spec) {
+		errs = append(errs, validateStates(now.ContainerStatuses, was.ContainerStatuses, &old.Spec, old.Spec.Containers, path.Child("containerStatuses"))...)
+		errs = append(errs, validateStates(now.InitContainerStatuses, was.InitContainerStatuses, &old.Spec, old.Spec.InitContainers, path.Child("initContainerStatuses"))...)
+	}
+	errs = append(errs, validateStates(now.EphemeralContainerStatuses, was.EphemeralContainerStatuses, nil, nil, path.Child("ephemeralContainerStatuses"))...)
+
+	addresses := func(now, was []string, list any, path *field.Path) {
+		for i, a := range now {
+			errs = append(errs, ipAddress(a, path.Index(i), was)...)
+		}
+		if len(now) > 2 || len(now) == 2 && strings.Contains(now[0], ":") == strings.Contains(now[1], ":") {
+			errs = append(errs, field.Invalid(path, list, "may specify no more than one IP for each IP family"))
+		}
+	}
+	addresses(podAddresses(now), podAddresses(was), now.PodIPs, path.Child("podIPs"))
+	if len(now.HostIPs) > 0 && now.HostIPs[0].IP != now.HostIP {
+		errs = append(errs, field.Invalid(path.Child("hostIPs").Index(0).Child("ip"), now.HostIPs[0].IP, "must be equal to `hostIP`"))
+	}
+	addresses(hostAddresses(now), hostAddresses(was), now.HostIPs, path.Child("hostIPs"))
+	return errs
+}
+
+func podAddresses(s *corev1.PodStatus) []string {
+	var list []string
+	for _, ip := range s.PodIPs {
+		list = append(list, ip.IP)
+	}
+	return list
+}
+
+func hostAddresses(s *corev1.PodStatus) []string {
+	var list []string
+	for _, ip := range s.HostIPs {
+		list = append(list, ip.IP)
+	}
+	return list
+}
+
+// restartsAll says whether some container's exit may restart all of them.
+func restartsAll(spec *corev1.PodSpec) bool {
+	for c := range everyContainer(spec, false) {
+		for _, r := range c.RestartPolicyRules {
+			if r.Action == corev1.ContainerRestartRuleActionRestartAllContainers {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// validateStates refuses that a terminated container that does not restart
+// runs again. spec is nil for ephemeral containers, which never restart.
+func validateStates(now, was []corev1.ContainerStatus, spec *corev1.PodSpec, containers []corev1.Container, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i := range was {
+		end := was[i].State.Terminated
+		if end == nil {
+			continue
+		}
+		j := slices.IndexFunc(now, func(s corev1.ContainerStatus) bool { return s.Name == was[i].Name })
+		if j < 0 || now[j].State.Terminated != nil {
+			continue
+		}
+		k := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == was[i].Name })
+		if k < 0 || !restarts(&containers[k], spec.RestartPolicy, end.ExitCode) {
+			errs = append(errs, field.Forbidden(path.Index(i).Child("state"), "may not be transitioned to non-terminated state"))
+		}
+	}
+	return errs
+}
+
+// restarts says whether a container starts again after it ended with code.
+func restarts(c *corev1.Container, policy corev1.RestartPolicy, code int32) bool {
+	for _, r := range c.RestartPolicyRules {
+		if r.Action != corev1.ContainerRestartRuleActionRestart || r.ExitCodes == nil {
+			continue
+		}
+		if slices.Contains(r.ExitCodes.Values, code) == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return true
+		}
+	}
+	if c.RestartPolicy != nil {
+		policy = corev1.RestartPolicy(*c.RestartPolicy)
+	}
+	return policy == corev1.RestartPolicyAlways || policy == corev1.RestartPolicyOnFailure && code != 0
+}
+
+// validateEphemeralUpdate checks an update of the ephemeral containers, which
+// may only grow in number.
+func validateEphemeralUpdate(pod, old *corev1.Pod) field.ErrorList {
+	if _, static := old.Annotations[corev1.MirrorPodAnnotationKey]; static {
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")}
+	}
+	errs := append(validatePod(pod), validateAnnotationChange(pod, old)...)
+	path := field.NewPath("spec", "ephemeralContainers")
+	for _, was := range old.Spec.EphemeralContainers {
+		i := slices.IndexFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == was.Name })
+		if i < 0 {
+			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", was.Name)))
+		} else if now := pod.Spec.EphemeralContainers[i]; !apiequality.Semantic.DeepEqual(was, now) {
+			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, diff.Diff(was, now))))
+		}
+	}
+	return errs
+}
+
+// validateResize checks a change of a running pod's cpu and memory.
+func validateResize(pod, old *corev1.Pod) field.ErrorList {
+	if _, static := old.Annotations[corev1.MirrorPodAnnotationKey]; static {
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")}
+	}
+	if isWindows(&old.Spec) {
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "windows pods cannot be resized")}
+	}
+	path := field.NewPath("spec")
+	errs := validatePod(pod)
+	if QOSClass(old) != QOSClass(pod) {
+		errs = append(errs, field.Invalid(path, pod.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
+	}
+	if i := slices.IndexFunc(old.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.State.Running != nil }); i >= 0 && old.Status.ContainerStatuses[i].Resources == nil {
+		errs = append(errs, field.Forbidden(path, "Pod running on node without support for resize"))
+	}
+	rest := pod.Spec.DeepCopy()
+	removed := func(now, was *corev1.ResourceRequirements, path *field.Path, what string) {
+		if lacks(now.Requests, was.Requests) {
+			errs = append(errs, field.Forbidden(path.Child("requests"), what+" requests cannot be removed"))
+		}
+		if lacks(now.Limits, was.Limits) {
+			errs = append(errs, field.Forbidden(path.Child("limits"), what+" limits cannot be removed"))
+		}
+	}
+	if was := old.Spec.Resources; was != nil || rest.Resources != nil {
+		if rest.Resources == nil {
+			return append(errs, field.Forbidden(path.Child("resources"), "pod-level resources cannot be removed"))
+		}
+		if was != nil {
+			removed(rest.Resources, was, path.Child("resources"), "pod-level resource")
+		}
+		unresize(rest.Resources, ptr.Deref(was, corev1.ResourceRequirements{}))
+		if !apiequality.Semantic.DeepEqual(*rest.Resources, ptr.Deref(was, corev1.ResourceRequirements{})) {
+			errs = append(errs, field.Forbidden(path, "only cpu and memory resources are mutable at pod-level"))
+		}
+		rest.Resources = was
+	}
+	for _, l := range []struct {
+		name     string
+		now, was []corev1.Container
+		rigid    string
+	}{
+		{"initContainers", rest.InitContainers, old.Spec.InitContainers, "only cpu and memory resources for init or sidecar containers are mutable"},
+		{"containers", rest.Containers, old.Spec.Containers, "only cpu and memory resources are mutable"},
+	} {
+		at := path.Child(l.name)
+		if len(l.now) != len(l.was) {
+			return append(errs, field.Forbidden(at, l.name+" may not be added or removed on resize"))
+		}
+		for i := range l.now {
+			if l.now[i].Name != l.was[i].Name {
+				return append(errs, field.Forbidden(at.Index(i).Child("name"), l.name+" may not be renamed or reordered on resize"))
+			}
+			removed(&l.now[i].Resources, &l.was[i].Resources, at.Index(i).Child("resources"), "resource")
+			unresize(&l.now[i].Resources, l.was[i].Resources)
+			if !apiequality.Semantic.DeepEqual(l.now[i], l.was[i]) {
+				if l.name == "containers" {
+					errs = append(errs, field.Forbidden(path, l.rigid))
+				} else {
+					errs = append(errs, field.Forbidden(at.Index(i), l.rigid))
+				}
+			}
+		}
+	}
+	if len(errs) == 0 && !apiequality.Semantic.DeepEqual(*rest, old.Spec) {
+		errs = append(errs, field.Forbidden(path, "only cpu and memory resources are mutable"))
+	}
+	return errs
+}
+
+// unresize sets cpu and memory back to what they were.
+func unresize(now *corev1.ResourceRequirements, was corev1.ResourceRequirements) {
+	back := func(now, was corev1.ResourceList) corev1.ResourceList {
+		list := corev1.ResourceList{}
+		for n, q := range now {
+			list[n] = q
+		}
+		for _, n := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			delete(list, n)
+			if q, had := was[n]; had {
+				list[n] = q
+			}
+		}
+		return list
+	}
+	now.Limits, now.Requests = back(now.Limits, was.Limits), back(now.Requests, was.Requests)
+}
+
+func lacks(now, was corev1.ResourceList) bool {
+	for n := range was {
+		if _, kept := now[n]; !kept {
+			return true
+		}
+	}
+	return false
+}

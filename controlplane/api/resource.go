@@ -1,0 +1,65 @@
+package api
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+)
+
+// Resource serves a store as a kind's main resource.
+type Resource struct {
+	*registry.Store
+	shortNames, categories []string
+}
+
+// NewResource is for kinds whose Extend wraps the store's verbs: embed the
+// result and override.
+func NewResource(store *registry.Store, shortNames, categories []string) *Resource {
+	return &Resource{Store: store, shortNames: shortNames, categories: categories}
+}
+
+var (
+	_ rest.StandardStorage    = (*Resource)(nil)
+	_ rest.ShortNamesProvider = (*Resource)(nil)
+	_ rest.CategoriesProvider = (*Resource)(nil)
+)
+
+func (r *Resource) ShortNames() []string { return r.shortNames }
+func (r *Resource) Categories() []string { return r.categories }
+
+// StatusResource serves a kind's status: get, update and patch.
+type StatusResource struct{ store *registry.Store }
+
+// NewStatusResource serves store, whose UpdateStrategy writes the status.
+func NewStatusResource(store *registry.Store) *StatusResource { return &StatusResource{store} }
+
+var (
+	_ rest.Patcher             = (*StatusResource)(nil)
+	_ rest.TableConvertor      = (*StatusResource)(nil)
+	_ rest.ResetFieldsStrategy = (*StatusResource)(nil)
+)
+
+func (r *StatusResource) New() runtime.Object { return r.store.New() }
+
+// Destroy does nothing: the main resource owns the store.
+func (r *StatusResource) Destroy() {}
+
+func (r *StatusResource) Get(ctx context.Context, name string, options *v1.GetOptions) (runtime.Object, error) {
+	return r.store.Get(ctx, name, options)
+}
+
+func (r *StatusResource) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, _ bool, options *v1.UpdateOptions) (runtime.Object, bool, error) {
+	return r.store.Update(ctx, name, info, create, update, false, options)
+}
+
+func (r *StatusResource) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return r.store.GetResetFields()
+}
+
+func (r *StatusResource) ConvertToTable(ctx context.Context, object, options runtime.Object) (*v1.Table, error) {
+	return r.store.ConvertToTable(ctx, object, options)
+}

@@ -1,0 +1,111 @@
+package apiserver
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	"k8s.io/apiserver/pkg/authorization/path"
+	authorizerunion "k8s.io/apiserver/pkg/authorization/union"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/healthz"
+
+	"clusterctl/controlplane/auth/authn"
+	"clusterctl/controlplane/auth/node"
+	"clusterctl/controlplane/auth/rbac"
+	"clusterctl/hostconfig"
+)
+
+// genericConfig is the part of the configuration that knows nothing of kinds:
+// listeners, filters, health.
+func (s *Server) genericConfig(scheme *runtime.Scheme) (*genericapiserver.Config, error) {
+	config := genericapiserver.NewConfig(serializer.NewCodecFactory(scheme))
+	config.EffectiveVersion = newVersion()
+	config.ExternalAddress = net.JoinHostPort(s.config.Address, strconv.Itoa(s.config.Port))
+	config.PublicAddress = net.ParseIP(s.config.Address)
+	config.LoopbackClientConfig = s.ClientConfig(user.APIServerUser, user.SystemPrivilegedGroup)
+	config.OpenAPIConfig, config.OpenAPIV3Config = s.documents.v2, s.documents.v3
+	config.SkipOpenAPIInstallation = true // documents.install does it
+	config.LongRunningFunc = filters.BasicLongRunningRequestCheck(
+		sets.NewString("watch", "proxy"),
+		sets.NewString("attach", "exec", "proxy", "log", "portforward"),
+	)
+	// A stopping server lets go of watches within two seconds, so that clients
+	// move on to another.
+	config.ShutdownSendRetryAfter = true
+	config.ShutdownWatchTerminationGracePeriod = 2 * time.Second
+
+	config.AddHealthChecks(healthz.NamedCheck("etcd", func(r *http.Request) error {
+		return s.store.Healthy(r.Context())
+	}))
+	pki := hostconfig.PKI(s.config.PKIDir)
+	serving, err := dynamiccertificates.NewDynamicServingContentFromFiles("serving-cert",
+		pki.Cert(hostconfig.PairAPIServer), pki.Key(hostconfig.PairAPIServer))
+	if err != nil {
+		return nil, fmt.Errorf("load serving certificate: %w", err)
+	}
+	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.listener, Cert: serving}
+	return config, nil
+}
+
+// authenticate fills in who is asking.
+func (s *Server) authenticate(config *genericapiserver.Config) error {
+	pki := hostconfig.PKI(s.config.PKIDir)
+	clientCA, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", pki.ClusterCA())
+	if err != nil {
+		return fmt.Errorf("load client certificate authority: %w", err)
+	}
+	frontProxyCA, err := dynamiccertificates.NewDynamicCAContentFromFile("front-proxy-ca", pki.FrontProxyCA())
+	if err != nil {
+		return fmt.Errorf("load front-proxy certificate authority: %w", err)
+	}
+	result, err := authn.New(authn.Config{
+		ClientCA:     clientCA,
+		FrontProxyCA: frontProxyCA,
+		Tokens:       s.tokens,
+		Identities:   &s.inProcess.identities,
+		Lookup:       s.lookupObject,
+	})
+	if err != nil {
+		return err
+	}
+	config.Authentication.Authenticator = result.Request
+	config.Authentication.APIAudiences = result.Audiences
+	config.Authentication.RequestHeaderConfig = result.RequestHeaders
+	for _, ca := range []dynamiccertificates.CAContentProvider{clientCA, frontProxyCA} {
+		if err := config.Authentication.ApplyClientCert(ca, config.SecureServing); err != nil {
+			return fmt.Errorf("ask for client certificates: %w", err)
+		}
+	}
+	return nil
+}
+
+// authorize fills in who may do what. The first authorizer that has an
+// opinion decides.
+func (s *Server) authorize(config *genericapiserver.Config) error {
+	public, err := path.NewAuthorizer(authn.AnonymousPaths)
+	if err != nil {
+		return fmt.Errorf("open public paths: %w", err)
+	}
+	roles := rbac.NewAuthorizer(s.informers)
+	chain := []authorizer.Authorizer{
+		authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup),
+		public,
+		newPatience(s.informers),
+		node.NewAuthorizer(s.informers),
+		roles,
+	}
+	config.Authorization.Authorizer = authorizerunion.New(chain...)
+	config.RuleResolver = roles
+	return nil
+}

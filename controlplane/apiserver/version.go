@@ -1,0 +1,24 @@
+package apiserver
+
+import (
+	apiversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/component-base/compatibility"
+)
+
+// KubernetesVersion is the version of the API that is served.
+const KubernetesVersion = "v1.36.3"
+
+// version tells clients KubernetesVersion, where the library would tell the
+// version that its own build was stamped with.
+type version struct{ compatibility.EffectiveVersion }
+
+func newVersion() version {
+	return version{compatibility.NewEffectiveVersionFromString("1.36", "", "")}
+}
+
+func (v version) Info() *apiversion.Info {
+	info := v.EffectiveVersion.Info()
+	info.GitVersion = KubernetesVersion
+	info.GitCommit, info.GitTreeState, info.BuildDate = "", "", ""
+	return info
+}

@@ -1,0 +1,273 @@
+// Package disruption tells in the status of each PodDisruptionBudget how many
+// of its pods may be evicted now. The API server's eviction counts them down
+// and notes who was evicted; this controller raises the number again once it
+// has seen those pods go.
+package disruption
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	policylisters "k8s.io/client-go/listers/policy/v1"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/component-helpers/apps/poddisruptionbudget"
+
+	"clusterctl/controlplane/controllers/reconcile"
+)
+
+const (
+	workers = 2
+	// grace is how long an evicted pod may take to be deleted; after that, the
+	// eviction is taken to have failed.
+	grace = 2 * time.Minute
+)
+
+type controller struct {
+	client       kubernetes.Interface
+	budgets      policylisters.PodDisruptionBudgetLister
+	pods         corelisters.PodLister
+	sets         appslisters.ReplicaSetLister
+	deployments  appslisters.DeploymentLister
+	statefulSets appslisters.StatefulSetLister
+	replications corelisters.ReplicationControllerLister
+	recorder     record.EventRecorder
+	loop         *reconcile.Loop
+}
+
+// New makes the controller.
+func New(env *reconcile.Environment) (reconcile.Controller, error) {
+	core, apps := env.Informers.Core().V1(), env.Informers.Apps().V1()
+	budgets := env.Informers.Policy().V1().PodDisruptionBudgets()
+	c := &controller{
+		client:       env.Client,
+		budgets:      budgets.Lister(),
+		pods:         core.Pods().Lister(),
+		sets:         apps.ReplicaSets().Lister(),
+		deployments:  apps.Deployments().Lister(),
+		statefulSets: apps.StatefulSets().Lister(),
+		replications: core.ReplicationControllers().Lister(),
+		recorder:     env.Recorder("controllermanager"),
+	}
+	c.loop = reconcile.NewLoop(env, "disruption", workers, c.reconcile)
+	if err := reconcile.Each(env, budgets.Informer(), func(b *policyv1.PodDisruptionBudget) { c.loop.AddObject(b) }); err != nil {
+		return nil, err
+	}
+	err := reconcile.Watch(env, core.Pods().Informer(), reconcile.Handlers[*corev1.Pod]{
+		Add:    c.podChanged,
+		Update: func(old, pod *corev1.Pod) { c.podChanged(old); c.podChanged(pod) },
+		Delete: c.podChanged,
+	})
+	if err != nil {
+		return nil, err
+	}
+	// What the pods' owners want is part of the sum.
+	for _, watch := range []error{
+		reconcile.Each(env, apps.ReplicaSets().Informer(), func(o *appsv1.ReplicaSet) { c.addNamespace(o.Namespace) }),
+		reconcile.Each(env, apps.Deployments().Informer(), func(o *appsv1.Deployment) { c.addNamespace(o.Namespace) }),
+		reconcile.Each(env, apps.StatefulSets().Informer(), func(o *appsv1.StatefulSet) { c.addNamespace(o.Namespace) }),
+		reconcile.Each(env, core.ReplicationControllers().Informer(), func(o *corev1.ReplicationController) { c.addNamespace(o.Namespace) }),
+	} {
+		if watch != nil {
+			return nil, watch
+		}
+	}
+	return c.loop, nil
+}
+
+func (c *controller) each(namespace string, f func(*policyv1.PodDisruptionBudget)) {
+	budgets, err := c.budgets.PodDisruptionBudgets(namespace).List(labels.Everything())
+	if err != nil {
+		c.loop.Logger().Warn("list disruption budgets", "namespace", namespace, "error", err)
+		return
+	}
+	for _, b := range budgets {
+		f(b)
+	}
+}
+
+func (c *controller) addNamespace(namespace string) {
+	c.each(namespace, func(b *policyv1.PodDisruptionBudget) { c.loop.AddObject(b) })
+}
+
+func (c *controller) podChanged(pod *corev1.Pod) {
+	c.each(pod.Namespace, func(b *policyv1.PodDisruptionBudget) {
+		if s, err := metav1.LabelSelectorAsSelector(b.Spec.Selector); err == nil && s.Matches(labels.Set(pod.Labels)) {
+			c.loop.AddObject(b)
+		}
+	})
+}
+
+func (c *controller) reconcile(ctx context.Context, key string) error {
+	namespace, name := reconcile.Split(key)
+	budget, err := c.budgets.PodDisruptionBudgets(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	selector, err := metav1.LabelSelectorAsSelector(budget.Spec.Selector)
+	if err != nil {
+		return fmt.Errorf("read selector: %w", err)
+	}
+	pods, err := c.pods.Pods(namespace).List(selector)
+	if err != nil {
+		return err
+	}
+	updated := budget.DeepCopy()
+	now := time.Now()
+	expected, desired, sumErr := c.wanted(budget, pods)
+	if sumErr == nil {
+		c.judge(updated, pods, expected, desired, now)
+	} else {
+		// Nothing may be evicted while nobody knows how much there should be.
+		c.recorder.Eventf(budget, corev1.EventTypeWarning, "CalculateExpectedPodCountFailed", "Failed to calculate the number of expected pods: %v", sumErr)
+		updated.Status.DisruptionsAllowed = 0
+		updated.Status.ObservedGeneration = budget.Generation
+		meta.SetStatusCondition(&updated.Status.Conditions, metav1.Condition{
+			Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.SyncFailedReason,
+			Message: sumErr.Error(), ObservedGeneration: budget.Generation})
+	}
+	if !equality.Semantic.DeepEqual(budget.Status, updated.Status) {
+		if _, err := c.client.PolicyV1().PodDisruptionBudgets(namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil {
+			return fmt.Errorf("write status: %w", err)
+		}
+	}
+	if len(updated.Status.DisruptedPods) > 0 {
+		c.loop.AddAfter(key, grace)
+	}
+	return sumErr
+}
+
+// judge fills in the status.
+func (c *controller) judge(budget *policyv1.PodDisruptionBudget, pods []*corev1.Pod, expected, desired int32, now time.Time) {
+	status := &budget.Status
+	evicted := map[string]metav1.Time{}
+	healthy := int32(0)
+	for _, pod := range pods {
+		since, was := status.DisruptedPods[pod.Name]
+		switch {
+		case pod.DeletionTimestamp != nil || reconcile.PodTerminal(pod):
+			continue
+		case was && since.Add(grace).After(now):
+			evicted[pod.Name] = since
+			continue
+		case was:
+			c.recorder.Eventf(pod, corev1.EventTypeWarning, "NotDeleted", "Pod was expected by PDB %s to be deleted but it wasn't", reconcile.Key(budget))
+		}
+		if reconcile.PodReady(pod) {
+			healthy++
+		}
+	}
+	if len(evicted) == 0 {
+		evicted = nil
+	}
+	status.DisruptedPods = evicted
+	status.CurrentHealthy, status.DesiredHealthy, status.ExpectedPods = healthy, desired, expected
+	status.DisruptionsAllowed = 0
+	if expected > 0 {
+		status.DisruptionsAllowed = max(0, healthy-desired)
+	}
+	status.ObservedGeneration = budget.Generation
+	poddisruptionbudget.UpdateDisruptionAllowedCondition(budget)
+}
+
+// wanted returns how many pods there should be, and how many have to stay
+// healthy.
+func (c *controller) wanted(budget *policyv1.PodDisruptionBudget, pods []*corev1.Pod) (expected, desired int32, err error) {
+	least, most := budget.Spec.MinAvailable, budget.Spec.MaxUnavailable
+	if most == nil && (least == nil || least.Type == intstr.Int) {
+		if least != nil {
+			desired = least.IntVal
+		}
+		return int32(len(pods)), desired, nil
+	}
+	if expected, err = c.expected(pods); err != nil {
+		return 0, 0, err
+	}
+	if most != nil {
+		n, err := intstr.GetScaledValueFromIntOrPercent(most, int(expected), true)
+		if err != nil {
+			return 0, 0, fmt.Errorf("read maxUnavailable: %w", err)
+		}
+		return expected, max(0, expected-int32(n)), nil
+	}
+	n, err := intstr.GetScaledValueFromIntOrPercent(least, int(expected), true)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read minAvailable: %w", err)
+	}
+	return expected, int32(n), nil
+}
+
+// expected sums up what the owners of pods want.
+func (c *controller) expected(pods []*corev1.Pod) (int32, error) {
+	seen := map[types.UID]bool{}
+	total := int32(0)
+	for _, pod := range pods {
+		ref := metav1.GetControllerOfNoCopy(pod)
+		if ref == nil {
+			continue // nobody would replace it
+		}
+		owner, replicas, err := c.scale(pod.Namespace, ref)
+		if err != nil {
+			return 0, fmt.Errorf("find what %s %s of pod %s wants: %w", ref.Kind, ref.Name, pod.Name, err)
+		}
+		if !seen[owner] {
+			seen[owner] = true
+			total += replicas
+		}
+	}
+	return total, nil
+}
+
+// scale returns who decides on the number of pods, and the number.
+func (c *controller) scale(namespace string, ref *metav1.OwnerReference) (owner types.UID, replicas int32, err error) {
+	value := func(n *int32) int32 {
+		if n == nil {
+			return 1
+		}
+		return *n
+	}
+	switch ref.Kind {
+	case "ReplicaSet":
+		set, err := c.sets.ReplicaSets(namespace).Get(ref.Name)
+		if err != nil {
+			return "", 0, err
+		}
+		if above := metav1.GetControllerOfNoCopy(set); above != nil && above.Kind == "Deployment" {
+			d, err := c.deployments.Deployments(namespace).Get(above.Name)
+			if err != nil {
+				return "", 0, err
+			}
+			return d.UID, value(d.Spec.Replicas), nil
+		}
+		return set.UID, value(set.Spec.Replicas), nil
+	case "StatefulSet":
+		set, err := c.statefulSets.StatefulSets(namespace).Get(ref.Name)
+		if err != nil {
+			return "", 0, err
+		}
+		return set.UID, value(set.Spec.Replicas), nil
+	case "ReplicationController":
+		rc, err := c.replications.ReplicationControllers(namespace).Get(ref.Name)
+		if err != nil {
+			return "", 0, err
+		}
+		return rc.UID, value(rc.Spec.Replicas), nil
+	}
+	return "", 0, fmt.Errorf("%s has no scale known here", ref.APIVersion)
+}

@@ -1,0 +1,165 @@
+// Package endpointslice keeps the EndpointSlices of services with a selector,
+// on the reconciler that Kubernetes publishes for it. Which pods belong to a
+// slice, and how slices are filled, is the library's; waking it is ours.
+package endpointslice
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	library "k8s.io/endpointslice"
+	"k8s.io/endpointslice/topologycache"
+	endpointsliceutil "k8s.io/endpointslice/util"
+
+	"clusterctl/controlplane/controllers/reconcile"
+)
+
+const (
+	workers = 5
+	// managedBy is the label's value that other Kubernetes control planes use:
+	// taking over their state must not make a second set of slices.
+	managedBy = "endpointslice-controller.k8s.io"
+	perSlice  = 100
+)
+
+type controller struct {
+	services   corelisters.ServiceLister
+	pods       corelisters.PodLister
+	slices     discoverylisters.EndpointSliceLister
+	tracker    *endpointsliceutil.EndpointSliceTracker
+	times      *endpointsliceutil.TriggerTimeTracker
+	reconciler *library.Reconciler
+	logger     logr.Logger
+	loop       *reconcile.Loop
+}
+
+// New makes the controller.
+func New(env *reconcile.Environment) (reconcile.Controller, error) {
+	core := env.Informers.Core().V1()
+	slices := env.Informers.Discovery().V1().EndpointSlices()
+	c := &controller{
+		services: core.Services().Lister(),
+		pods:     core.Pods().Lister(),
+		slices:   slices.Lister(),
+		tracker:  endpointsliceutil.NewEndpointSliceTracker(),
+		times:    endpointsliceutil.NewTriggerTimeTracker(),
+		logger:   logr.FromSlogHandler(env.Logger.With("controller", "endpointslice").Handler()),
+	}
+	c.reconciler = library.NewReconciler(env.Client, core.Nodes().Lister(), perSlice, c.tracker, (*topologycache.TopologyCache)(nil),
+		env.Recorder("endpoint-slice-controller"), managedBy, library.WithPreferSameTrafficDistributionEnabled(true))
+	c.loop = reconcile.NewLoop(env, "endpointslice", workers, c.reconcile)
+	if err := reconcile.Each(env, core.Services().Informer(), func(s *corev1.Service) { c.loop.AddObject(s) }); err != nil {
+		return nil, err
+	}
+	err := reconcile.Watch(env, core.Pods().Informer(), reconcile.Handlers[*corev1.Pod]{
+		Add:    func(pod *corev1.Pod) { c.podChanged(nil, pod) },
+		Update: c.podChanged,
+		Delete: func(pod *corev1.Pod) { c.podChanged(nil, pod) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = reconcile.Watch(env, slices.Informer(), reconcile.Handlers[*discoveryv1.EndpointSlice]{
+		Add: func(slice *discoveryv1.EndpointSlice) {
+			if c.reconciler.ManagedByController(slice) && c.tracker.ShouldSync(slice) {
+				c.wake(slice)
+			}
+		},
+		Update: func(old, slice *discoveryv1.EndpointSlice) {
+			if before, after := old.Labels[discoveryv1.LabelServiceName], slice.Labels[discoveryv1.LabelServiceName]; before != after {
+				c.wake(old)
+				c.wake(slice)
+				return
+			}
+			if c.reconciler.ManagedByChanged(old, slice) || c.reconciler.ManagedByController(slice) && c.tracker.ShouldSync(slice) {
+				c.wake(slice)
+			}
+		},
+		Delete: func(slice *discoveryv1.EndpointSlice) {
+			// Has is false for what this controller never wrote; a deletion
+			// that it did not ask for has to be undone.
+			if c.reconciler.ManagedByController(slice) && c.tracker.Has(slice) && !c.tracker.HandleDeletion(slice) {
+				c.wake(slice)
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c.loop, nil
+}
+
+func (c *controller) wake(slice *discoveryv1.EndpointSlice) {
+	if key, err := library.ServiceControllerKey(slice); err == nil {
+		c.loop.Add(key)
+	}
+}
+
+// podChanged wakes the services whose endpoints a pod changes.
+func (c *controller) podChanged(old, pod *corev1.Pod) {
+	var projection *endpointsliceutil.PodProjectionKey
+	if old == nil {
+		projection = endpointsliceutil.GetPodUpdateProjectionKey(nil, pod)
+	} else {
+		projection = endpointsliceutil.GetPodUpdateProjectionKey(old, pod)
+	}
+	if projection == nil {
+		return
+	}
+	keys, err := endpointsliceutil.GetServicesToUpdate(c.services, projection)
+	if err != nil {
+		c.loop.Logger().Warn("find the services of a pod", "pod", reconcile.Key(pod), "error", err)
+		return
+	}
+	for key := range keys {
+		c.loop.Add(key)
+	}
+}
+
+func (c *controller) reconcile(_ context.Context, key string) error {
+	namespace, name := reconcile.Split(key)
+	service, err := c.services.Services(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		// The slices go with the service, by their owner references.
+		c.times.DeleteService(namespace, name)
+		c.reconciler.DeleteService(namespace, name)
+		c.tracker.DeleteService(namespace, name)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if service.Spec.Type == corev1.ServiceTypeExternalName || len(service.Spec.Selector) == 0 {
+		return nil // its endpoints are somebody else's
+	}
+	pods, err := c.pods.Pods(namespace).List(labels.SelectorFromSet(service.Spec.Selector))
+	if err != nil {
+		return err
+	}
+	mine := labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: managedBy})
+	slices, err := c.slices.EndpointSlices(namespace).List(mine)
+	if err != nil {
+		return err
+	}
+	alive := slices[:0:0]
+	for _, slice := range slices {
+		if slice.DeletionTimestamp == nil {
+			alive = append(alive, slice)
+		}
+	}
+	if c.tracker.StaleSlices(service, alive) {
+		return reconcile.ErrStale
+	}
+	changed := c.times.ComputeEndpointLastChangeTriggerTime(namespace, service, pods)
+	if err := c.reconciler.Reconcile(c.logger, service, pods, alive, changed); err != nil {
+		return fmt.Errorf("reconcile slices: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,262 @@
+package job
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"clusterctl/controlplane/controllers/reconcile"
+)
+
+const (
+	// burst bounds the creations or deletions of one reconciliation.
+	burst = 500
+	// A failed pod is replaced after firstBackoff, then twice that, up to
+	// lastBackoff.
+	firstBackoff = 10 * time.Second
+	lastBackoff  = 10 * time.Minute
+	// noIndex is the index of the pods of jobs without.
+	noIndex = -1
+)
+
+// plan is what is to be done about a job's pods.
+type plan struct {
+	remove []*corev1.Pod
+	create []int         // one pod for each of these indexes, or noIndex
+	wait   time.Duration // until a failed pod may be replaced; 0 if none waits
+}
+
+// failures is how often pods failed in a row, and when the last one did.
+type failures struct {
+	count int
+	last  time.Time
+}
+
+// left is how long the next pod has to wait.
+func (f failures) left(now time.Time) time.Duration {
+	if f.count == 0 {
+		return 0
+	}
+	delay := lastBackoff
+	if f.count < 8 {
+		delay = min(lastBackoff, firstBackoff<<(f.count-1))
+	}
+	return max(0, f.last.Add(delay).Sub(now))
+}
+
+// endOf is when a pod ended, as far as anything tells.
+func endOf(pod *corev1.Pod) time.Time {
+	end := time.Time{}
+	for _, s := range pod.Status.ContainerStatuses {
+		if s.State.Terminated != nil && s.State.Terminated.FinishedAt.After(end) {
+			end = s.State.Terminated.FinishedAt.Time
+		}
+	}
+	if c := reconcile.PodCondition(pod, corev1.PodReady); end.IsZero() && c != nil {
+		end = c.LastTransitionTime.Time
+	}
+	if end.IsZero() && pod.DeletionTimestamp != nil {
+		end = pod.DeletionTimestamp.Time
+	}
+	if end.IsZero() {
+		end = pod.CreationTimestamp.Time
+	}
+	return end
+}
+
+// add brings the record up to date with pods that have just ended.
+func (f failures) add(succeeded, failed []*corev1.Pod) failures {
+	ended := slices.Concat(succeeded, failed)
+	slices.SortStableFunc(ended, func(a, b *corev1.Pod) int { return endOf(a).Compare(endOf(b)) })
+	for _, pod := range ended {
+		if pod.Status.Phase == corev1.PodSucceeded {
+			f = failures{}
+			continue
+		}
+		f.count++
+		if end := endOf(pod); end.After(f.last) {
+			f.last = end
+		}
+	}
+	return f
+}
+
+// manage plans for a job that goes on.
+func (v *view) manage(record failures) plan {
+	spec := &v.job.Spec
+	if suspended(v.job) {
+		return plan{remove: v.active}
+	}
+	wanted := int(*spec.Parallelism)
+	switch {
+	case spec.Completions != nil:
+		wanted = max(0, min(wanted, int(*spec.Completions)-v.succeededCount))
+	case v.succeededCount > 0:
+		wanted = min(wanted, len(v.active))
+	}
+	p := plan{remove: v.surplus(wanted)}
+	if len(p.remove) > 0 {
+		p.remove = p.remove[:min(burst, len(p.remove))]
+		return p
+	}
+	missing := wanted - len(v.active)
+	if replacesFailedOnly(v.job) {
+		missing -= len(v.terminating)
+	}
+	missing = min(missing, burst)
+	if missing <= 0 {
+		return p
+	}
+	if spec.BackoffLimitPerIndex == nil {
+		if p.wait = record.left(v.now); p.wait > 0 {
+			return p
+		}
+	}
+	if !indexed(v.job) {
+		for range missing {
+			p.create = append(p.create, noIndex)
+		}
+		return p
+	}
+	awaited := v.awaited()
+	for _, i := range v.pending(missing) {
+		if former := awaited[i]; former != nil {
+			left := failures{failureCount(former) + ignoredCount(former) + 1, endOf(former)}.left(v.now)
+			if left > 0 {
+				if p.wait == 0 || left < p.wait {
+					p.wait = left
+				}
+				continue
+			}
+		}
+		p.create = append(p.create, i)
+	}
+	return p
+}
+
+// pending returns the n lowest indexes that nothing has been or is done for.
+func (v *view) pending(n int) (result []int) {
+	taken := map[int]bool{}
+	for _, pod := range v.active {
+		taken[indexOf(pod)] = true
+	}
+	if replacesFailedOnly(v.job) {
+		for _, pod := range v.terminating {
+			taken[indexOf(pod)] = true
+		}
+	}
+	for i := range int(*v.job.Spec.Completions) {
+		if len(result) == n {
+			break
+		}
+		if !taken[i] && !v.done[i] && !v.lost[i] {
+			result = append(result, i)
+		}
+	}
+	return result
+}
+
+// surplus returns the active pods that are in the way: second ones of an index,
+// those whose index needs none, and then the ones that lose least, until wanted
+// are left.
+func (v *view) surplus(wanted int) []*corev1.Pod {
+	sorted := slices.Clone(v.active)
+	slices.SortStableFunc(sorted, func(a, b *corev1.Pod) int {
+		return cmp.Or(cmp.Compare(rank(b), rank(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
+	var kept, remove []*corev1.Pod
+	taken := map[int]bool{}
+	for _, pod := range sorted {
+		i := indexOf(pod)
+		if indexed(v.job) && (i < 0 || i >= int(*v.job.Spec.Completions) || taken[i] || v.done[i] || v.lost[i]) {
+			remove = append(remove, pod)
+			continue
+		}
+		taken[i] = true
+		kept = append(kept, pod)
+	}
+	return append(remove, kept[min(wanted, len(kept)):]...)
+}
+
+// rank is higher the further a pod has come.
+func rank(pod *corev1.Pod) int {
+	switch {
+	case reconcile.PodReady(pod):
+		return 3
+	case pod.Status.Phase == corev1.PodRunning:
+		return 2
+	case pod.Spec.NodeName != "":
+		return 1
+	}
+	return 0
+}
+
+// generateNameLimit leaves room for the API server's suffix.
+const generateNameLimit = 58
+
+// newPod is a pod for one index, or for noIndex.
+func (v *view) newPod(index int, former *corev1.Pod) *corev1.Pod {
+	template := v.job.Spec.Template.DeepCopy()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			GenerateName:    v.job.Name + "-",
+			Namespace:       v.job.Namespace,
+			Labels:          template.Labels,
+			Annotations:     template.Annotations,
+			Finalizers:      template.Finalizers,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(v.job, kind)},
+		},
+		Spec: template.Spec,
+	}
+	if !hasFinalizer(pod) {
+		pod.Finalizers = append(pod.Finalizers, batchv1.JobTrackingFinalizer)
+	}
+	if index == noIndex {
+		return pod
+	}
+	number := strconv.Itoa(index)
+	suffix := "-" + number + "-"
+	pod.GenerateName = v.job.Name[:min(len(v.job.Name), generateNameLimit-len(suffix))] + suffix
+	if pod.Labels == nil {
+		pod.Labels = map[string]string{}
+	}
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	pod.Labels[batchv1.JobCompletionIndexAnnotation] = number
+	pod.Annotations[batchv1.JobCompletionIndexAnnotation] = number
+	pod.Spec.Hostname = fmt.Sprintf("%s-%d", v.job.Name, index)
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			if !slices.ContainsFunc(containers[i].Env, func(e corev1.EnvVar) bool { return e.Name == indexVariable }) {
+				containers[i].Env = append(containers[i].Env, corev1.EnvVar{Name: indexVariable, ValueFrom: &corev1.EnvVarSource{
+					FieldRef: &corev1.ObjectFieldSelector{FieldPath: fmt.Sprintf("metadata.labels['%s']", batchv1.JobCompletionIndexAnnotation)}}})
+			}
+		}
+	}
+	if v.job.Spec.BackoffLimitPerIndex != nil {
+		failed, ignored := 0, 0
+		if former != nil {
+			failed, ignored = failureCount(former), ignoredCount(former)
+			if v.counts(former) {
+				failed++
+			} else {
+				ignored++
+			}
+		}
+		pod.Annotations[batchv1.JobIndexFailureCountAnnotation] = strconv.Itoa(failed)
+		if ignored > 0 {
+			pod.Annotations[batchv1.JobIndexIgnoredFailureCountAnnotation] = strconv.Itoa(ignored)
+		}
+	}
+	return pod
+}
+
+// indexVariable tells a container its index.
+const indexVariable = "JOB_COMPLETION_INDEX"

@@ -1,0 +1,72 @@
+package resourcequota
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"clusterctl/controlplane/controllers/controllertest"
+)
+
+func testPod(name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns"},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("300m")}}}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning},
+	}
+}
+
+func TestFollowsWhatGoes(t *testing.T) {
+	hard := corev1.ResourceList{
+		corev1.ResourcePods:            resource.MustParse("5"),
+		corev1.ResourceRequestsCPU:     resource.MustParse("2"),
+		"count/configmaps":             resource.MustParse("5"),
+		"count/gadgets.example.com":    resource.MustParse("5"),
+		corev1.ResourceServices:        resource.MustParse("5"),
+		corev1.ResourceRequestsStorage: resource.MustParse("5Gi"),
+	}
+	f := controllertest.New(t, testPod("a"), testPod("b"),
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "m", Namespace: "ns"}},
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "m", Namespace: "elsewhere"}},
+		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "ns"}},
+		&corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q", Namespace: "ns"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}})
+	c, err := New(f.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Start(t, c)
+	ctx := context.Background()
+	used := func(pods int, cpu string) func() bool {
+		return func() bool {
+			q, err := f.Client.CoreV1().ResourceQuotas("ns").Get(ctx, "q", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[corev1.ResourceName]string{"pods": fmt.Sprint(pods), "requests.cpu": cpu, "count/configmaps": "1",
+				"count/gadgets.example.com": "0", "services": "1", "requests.storage": "0"}
+			for name, value := range want {
+				got := q.Status.Used[name]
+				if got.Cmp(resource.MustParse(value)) != 0 {
+					return false
+				}
+			}
+			return len(q.Status.Used) == len(want) && len(q.Status.Hard) == len(hard)
+		}
+	}
+	controllertest.Eventually(t, "two pods", used(2, "600m"))
+	ended := testPod("a")
+	ended.Status.Phase = corev1.PodSucceeded
+	if _, err := f.Client.CoreV1().Pods("ns").UpdateStatus(ctx, ended, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, "one pod", used(1, "300m"))
+	if err := f.Client.CoreV1().Pods("ns").Delete(ctx, "b", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, "no pod", used(0, "0"))
+}

@@ -1,0 +1,200 @@
+// Package tainteviction deletes pods from nodes whose NoExecute taints they do
+// not tolerate, or tolerate no longer. Who taints a node, and how fast, is
+// others' business (nodelifecycle's, or an operator's).
+package tainteviction
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"clusterctl/controlplane/controllers/reconcile"
+)
+
+const workers = 8
+
+type controller struct {
+	env      *reconcile.Environment
+	client   kubernetes.Interface
+	pods     corelisters.PodLister
+	nodes    corelisters.NodeLister
+	recorder record.EventRecorder
+	loop     *reconcile.Loop
+}
+
+// New makes the controller. Its keys are pods.
+func New(env *reconcile.Environment) (reconcile.Controller, error) {
+	core := env.Informers.Core().V1()
+	c := &controller{
+		env:      env,
+		client:   env.Client,
+		pods:     core.Pods().Lister(),
+		nodes:    core.Nodes().Lister(),
+		recorder: env.Recorder("taint-eviction-controller"),
+	}
+	c.loop = reconcile.NewLoop(env, "tainteviction", workers, c.reconcile)
+	err := reconcile.Watch(env, core.Pods().Informer(), reconcile.Handlers[*corev1.Pod]{
+		Add: c.podChanged,
+		Update: func(old, pod *corev1.Pod) {
+			if old.Spec.NodeName != pod.Spec.NodeName || len(old.Spec.Tolerations) != len(pod.Spec.Tolerations) {
+				c.podChanged(pod)
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = reconcile.Watch(env, core.Nodes().Informer(), reconcile.Handlers[*corev1.Node]{
+		Add: c.nodeChanged,
+		Update: func(old, node *corev1.Node) {
+			if len(noExecute(old)) > 0 || len(noExecute(node)) > 0 {
+				c.nodeChanged(node)
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c.loop, nil
+}
+
+func (c *controller) podChanged(pod *corev1.Pod) {
+	if pod.Spec.NodeName == "" {
+		return
+	}
+	if node, err := c.nodes.Get(pod.Spec.NodeName); err == nil && len(noExecute(node)) > 0 {
+		c.loop.AddObject(pod)
+	}
+}
+
+func (c *controller) nodeChanged(node *corev1.Node) {
+	if len(noExecute(node)) == 0 {
+		return
+	}
+	pods, err := c.env.PodsOn(node.Name)
+	if err != nil {
+		c.loop.Logger().Warn("list the pods of a tainted node", "node", node.Name, "error", err)
+		return
+	}
+	for _, pod := range pods {
+		c.loop.AddObject(pod)
+	}
+}
+
+func (c *controller) reconcile(ctx context.Context, key string) error {
+	namespace, name := reconcile.Split(key)
+	pod, err := c.pods.Pods(namespace).Get(name)
+	if apierrors.IsNotFound(err) || err == nil && pod.DeletionTimestamp != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	node, err := c.nodes.Get(pod.Spec.NodeName)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	at, evict := deadline(pod, noExecute(node), time.Now())
+	if !evict {
+		return nil
+	}
+	if left := time.Until(at); left > 0 {
+		// The taints and the pod are looked at again then: a node that has
+		// recovered keeps its pods.
+		c.loop.AddAfter(key, left)
+		return nil
+	}
+	return c.evict(ctx, pod)
+}
+
+func noExecute(node *corev1.Node) []corev1.Taint {
+	var result []corev1.Taint
+	for _, taint := range node.Spec.Taints {
+		if taint.Effect == corev1.TaintEffectNoExecute {
+			result = append(result, taint)
+		}
+	}
+	return result
+}
+
+// deadline is when pod has to leave a node with these taints; evict is false if
+// it may stay for ever. Each taint is tolerated from when it was added for as
+// long as the pod's first toleration that matches it says.
+func deadline(pod *corev1.Pod, taints []corev1.Taint, now time.Time) (at time.Time, evict bool) {
+	for i := range taints {
+		taint := &taints[i]
+		leave, bounded := now, true
+		for j := range pod.Spec.Tolerations {
+			toleration := &pod.Spec.Tolerations[j]
+			if !tolerates(toleration, taint) {
+				continue
+			}
+			if toleration.TolerationSeconds == nil {
+				bounded = false
+			} else if seconds := *toleration.TolerationSeconds; seconds > 0 {
+				since := now
+				if taint.TimeAdded != nil {
+					since = taint.TimeAdded.Time
+				}
+				leave = since.Add(time.Duration(seconds) * time.Second)
+			}
+			break
+		}
+		if bounded && (!evict || leave.Before(at)) {
+			at, evict = leave, true
+		}
+	}
+	return at, evict
+}
+
+func tolerates(toleration *corev1.Toleration, taint *corev1.Taint) bool {
+	if toleration.Effect != "" && toleration.Effect != taint.Effect || toleration.Key != "" && toleration.Key != taint.Key {
+		return false
+	}
+	switch toleration.Operator {
+	case corev1.TolerationOpExists:
+		return true
+	case "", corev1.TolerationOpEqual:
+		return toleration.Value == taint.Value
+	}
+	return false
+}
+
+func (c *controller) evict(ctx context.Context, pod *corev1.Pod) error {
+	c.recorder.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", reconcile.Key(pod))
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": pod.UID},
+		"status": map[string]any{"conditions": []corev1.PodCondition{{
+			Type:               corev1.DisruptionTarget,
+			Status:             corev1.ConditionTrue,
+			ObservedGeneration: pod.Generation,
+			Reason:             "DeletionByTaintManager",
+			Message:            "Taint manager: deleting due to NoExecute taint",
+			LastTransitionTime: metav1.Now(),
+		}}},
+	})
+	if err != nil {
+		return err
+	}
+	pods := c.client.CoreV1().Pods(pod.Namespace)
+	_, err = pods.Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if err == nil {
+		err = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("evict pod: %w", err)
+	}
+	return nil
+}

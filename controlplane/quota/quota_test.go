@@ -1,0 +1,168 @@
+package quota
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	quota "k8s.io/apiserver/pkg/quota/v1"
+	"k8s.io/utils/ptr"
+)
+
+func evaluatorOf(t *testing.T, resource string) quota.Evaluator {
+	t.Helper()
+	for _, e := range NewConfiguration(nil).Evaluators() {
+		if e.GroupResource() == corev1.Resource(resource) {
+			return e
+		}
+	}
+	t.Fatalf("nobody evaluates %s", resource)
+	return nil
+}
+
+func list(text string) corev1.ResourceList {
+	l := corev1.ResourceList{}
+	for _, item := range strings.Fields(text) {
+		name, quantity, _ := strings.Cut(item, "=")
+		l[corev1.ResourceName(name)] = resource.MustParse(quantity)
+	}
+	return l
+}
+
+func show(l corev1.ResourceList) string {
+	var items []string
+	for name, quantity := range l {
+		items = append(items, fmt.Sprintf("%s=%s", name, quantity.String()))
+	}
+	slices.Sort(items)
+	return strings.Join(items, " ")
+}
+
+func pod(requests, limits string) *corev1.Pod {
+	return &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{
+		Name: "c", Resources: corev1.ResourceRequirements{Requests: list(requests), Limits: list(limits)},
+	}}}}
+}
+
+func TestUsage(t *testing.T) {
+	done := pod("cpu=1", "")
+	done.Status.Phase = corev1.PodSucceeded
+	stuck := pod("cpu=1", "")
+	stuck.DeletionTimestamp, stuck.DeletionGracePeriodSeconds = &metav1.Time{Time: time.Now().Add(-time.Hour)}, ptr.To[int64](30)
+	claim := &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{
+		StorageClassName: ptr.To("fast"), Resources: corev1.VolumeResourceRequirements{Requests: list("storage=1Gi")},
+	}}
+	shrunk := claim.DeepCopy()
+	shrunk.Status.AllocatedResources = list("storage=2Gi")
+	service := func(kind corev1.ServiceType, allocate bool, ports ...int32) *corev1.Service {
+		s := &corev1.Service{Spec: corev1.ServiceSpec{Type: kind, AllocateLoadBalancerNodePorts: &allocate}}
+		for _, port := range ports {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{NodePort: port})
+		}
+		return s
+	}
+	for _, test := range []struct {
+		name, resource string
+		object         runtime.Object
+		want           string
+	}{
+		{"nothing asked", "pods", pod("", ""), "count/pods=1 pods=1"},
+		{"cpu", "pods", pod("cpu=1", "cpu=2"), "count/pods=1 cpu=1 limits.cpu=2 pods=1 requests.cpu=1"},
+		{"extended", "pods", pod("example.com/gpu=2", ""), "count/pods=1 pods=1 requests.example.com/gpu=2"},
+		{"huge pages", "pods", pod("hugepages-2Mi=4Mi", ""), "count/pods=1 hugepages-2Mi=4Mi pods=1 requests.hugepages-2Mi=4Mi"},
+		{"done", "pods", done, "count/pods=1"},
+		{"stuck", "pods", stuck, "count/pods=1"},
+		{"cluster IP", "services", service(corev1.ServiceTypeClusterIP, true, 0), "count/services=1 services.loadbalancers=0 services.nodeports=0 services=1"},
+		{"node port", "services", service(corev1.ServiceTypeNodePort, true, 0, 0), "count/services=1 services.loadbalancers=0 services.nodeports=2 services=1"},
+		{"balancer", "services", service(corev1.ServiceTypeLoadBalancer, true, 0, 0), "count/services=1 services.loadbalancers=1 services.nodeports=2 services=1"},
+		{"balancer without ports", "services", service(corev1.ServiceTypeLoadBalancer, false, 0, 30000), "count/services=1 services.loadbalancers=1 services.nodeports=1 services=1"},
+		{"claim", "persistentvolumeclaims", claim, "count/persistentvolumeclaims=1 fast.storageclass.storage.k8s.io/persistentvolumeclaims=1 " +
+			"fast.storageclass.storage.k8s.io/requests.storage=1Gi persistentvolumeclaims=1 requests.storage=1Gi"},
+		{"shrunk claim", "persistentvolumeclaims", shrunk, "count/persistentvolumeclaims=1 fast.storageclass.storage.k8s.io/persistentvolumeclaims=1 " +
+			"fast.storageclass.storage.k8s.io/requests.storage=2Gi persistentvolumeclaims=1 requests.storage=2Gi"},
+		{"config map", "configmaps", &corev1.ConfigMap{}, "configmaps=1 count/configmaps=1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			usage, err := evaluatorOf(t, test.resource).Usage(test.object)
+			if err != nil || show(usage) != test.want {
+				t.Errorf("usage %q (%v), want %q", show(usage), err, test.want)
+			}
+		})
+	}
+	if _, err := evaluatorOf(t, "pods").Usage(&corev1.Service{}); err == nil {
+		t.Error("a service was measured as a pod")
+	}
+}
+
+func TestMatchingResources(t *testing.T) {
+	all := []corev1.ResourceName{"cpu", "pods", "requests.example.com/gpu", "example.com/gpu", "hugepages-2Mi", "services", "services.nodeports",
+		"requests.storage", "fast.storageclass.storage.k8s.io/requests.storage", "count/pods", "count/deployments.apps"}
+	for resource, want := range map[string][]corev1.ResourceName{
+		"pods":                   {"cpu", "pods", "requests.example.com/gpu", "hugepages-2Mi", "count/pods"},
+		"services":               {"services", "services.nodeports"},
+		"persistentvolumeclaims": {"requests.storage", "fast.storageclass.storage.k8s.io/requests.storage"},
+	} {
+		if got := evaluatorOf(t, resource).MatchingResources(all); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", resource, got, want)
+		}
+	}
+}
+
+func TestConstraints(t *testing.T) {
+	two := pod("cpu=1", "cpu=1")
+	two.Spec.InitContainers = []corev1.Container{{Name: "i"}}
+	whole := pod("", "")
+	whole.Spec.Resources = &corev1.ResourceRequirements{Requests: list("cpu=1")}
+	for _, test := range []struct {
+		pod      *corev1.Pod
+		required []corev1.ResourceName
+		want     string
+	}{
+		{two, []corev1.ResourceName{"pods"}, ""},
+		{two, []corev1.ResourceName{"requests.cpu", "limits.memory"}, "must specify limits.memory for: c,i; requests.cpu for: i"},
+		{whole, []corev1.ResourceName{"requests.cpu"}, ""},
+	} {
+		err := evaluatorOf(t, "pods").Constraints(test.required, test.pod)
+		if got := fmt.Sprint(err); got != test.want && (err != nil || test.want != "") {
+			t.Errorf("%v: %q, want %q", test.required, got, test.want)
+		}
+	}
+}
+
+func TestScopes(t *testing.T) {
+	deadline, crossing := pod("cpu=1", ""), pod("", "")
+	deadline.Spec.ActiveDeadlineSeconds = ptr.To[int64](5)
+	deadline.Spec.PriorityClassName = "high"
+	crossing.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{
+		{PodAffinityTerm: corev1.PodAffinityTerm{Namespaces: []string{"other"}}},
+	}}}
+	for _, test := range []struct {
+		scope              corev1.ScopedResourceSelectorRequirement
+		deadline, crossing bool
+	}{
+		{corev1.ScopedResourceSelectorRequirement{ScopeName: corev1.ResourceQuotaScopeTerminating}, true, false},
+		{corev1.ScopedResourceSelectorRequirement{ScopeName: corev1.ResourceQuotaScopeNotTerminating}, false, true},
+		{corev1.ScopedResourceSelectorRequirement{ScopeName: corev1.ResourceQuotaScopeBestEffort}, false, true},
+		{corev1.ScopedResourceSelectorRequirement{ScopeName: corev1.ResourceQuotaScopeNotBestEffort}, true, false},
+		{corev1.ScopedResourceSelectorRequirement{ScopeName: corev1.ResourceQuotaScopeCrossNamespacePodAffinity}, false, true},
+		{corev1.ScopedResourceSelectorRequirement{ScopeName: corev1.ResourceQuotaScopePriorityClass, Operator: corev1.ScopeSelectorOpExists}, true, false},
+		{corev1.ScopedResourceSelectorRequirement{ScopeName: corev1.ResourceQuotaScopePriorityClass, Operator: corev1.ScopeSelectorOpIn, Values: []string{"high"}}, true, false},
+		{corev1.ScopedResourceSelectorRequirement{ScopeName: corev1.ResourceQuotaScopePriorityClass, Operator: corev1.ScopeSelectorOpNotIn, Values: []string{"high"}}, false, true},
+	} {
+		for _, p := range []struct {
+			pod  *corev1.Pod
+			want bool
+		}{{deadline, test.deadline}, {crossing, test.crossing}} {
+			matched, err := evaluatorOf(t, "pods").MatchingScopes(p.pod, []corev1.ScopedResourceSelectorRequirement{test.scope})
+			if err != nil || (len(matched) == 1) != p.want {
+				t.Errorf("%+v matches %v (%v), want %v", test.scope, matched, err, p.want)
+			}
+		}
+	}
+}

@@ -1,0 +1,29 @@
+package framework
+
+import v1 "k8s.io/api/core/v1"
+
+// EventKind is a kind of change in the cluster that may help a pod that did
+// not fit. Kinds are bits, so that a set of them is one number.
+type EventKind uint8
+
+// Kinds of events.
+const (
+	NodeAdded EventKind = 1 << iota
+	NodeAllocatableChanged
+	NodeLabelsChanged
+	NodeTaintsChanged // spec.unschedulable included
+	PodRemoved        // from a node, or finished, or terminating now
+	PodAdded          // to a node, or its labels changed: it may be what another wants to be near
+	Surroundings      // labels of a namespace, a service
+
+	// Anything stands for an event of any kind.
+	Anything = NodeAdded | NodeAllocatableChanged | NodeLabelsChanged | NodeTaintsChanged | PodRemoved | PodAdded | Surroundings
+)
+
+// Event is one change. Node and Pod are what changed, as it is now; nil: not
+// known, so whatever depends on it has to assume the best.
+type Event struct {
+	Kind EventKind
+	Node *v1.Node
+	Pod  *v1.Pod
+}

@@ -1,0 +1,174 @@
+// Package framework holds the extension points between the scheduler's flow
+// and its plugins. They are Kubernetes' (queue sort, pre-filter, filter,
+// post-filter, pre-score, score, reserve, permit, pre-bind, bind, post-bind),
+// with one difference in form: what a plugin works out about a pod before it
+// looks at nodes is kept in the function that it returns, not in a shared
+// store of cycle state. A plugin that returns no function is not asked again
+// for this pod, so that it costs nothing where it does not apply.
+package framework
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/events"
+
+	"clusterctl/controlplane/scheduler/picture"
+)
+
+// Plugin is anything with a name; it implements any of the interfaces below.
+type Plugin interface {
+	// Name is what profiles and messages call it.
+	Name() string
+}
+
+// Refusal says why a pod does not fit on a node. Plugins make few of them and
+// return the same one again and again; they are compared by address.
+type Refusal struct {
+	// Reasons are the words that users see: "Insufficient cpu".
+	Reasons []string
+	// Final says that no preemption makes the node fit.
+	Final bool
+}
+
+// Refuse makes a refusal that preemption may lift.
+func Refuse(reasons ...string) *Refusal { return &Refusal{Reasons: reasons} }
+
+// RefuseFinally makes one that preemption cannot lift.
+func RefuseFinally(reasons ...string) *Refusal { return &Refusal{Reasons: reasons, Final: true} }
+
+// Filter judges one node for one pod; nil means that it fits. It is called
+// with the picture locked, and sees the picture as it is then.
+type Filter func(*picture.Node) *Refusal
+
+// FilterPlugin is pre-filter and filter.
+type FilterPlugin interface {
+	Plugin
+	// PreFilter looks at the pod once and returns what judges each node; nil
+	// where the plugin has nothing to say about this pod.
+	PreFilter(pod *picture.Pod, cluster *picture.Picture) Filter
+	// Local says that the verdict on a node depends on nothing but the pod and
+	// that node: it holds, for every identical pod, until the node changes.
+	Local() bool
+	// Events are the kinds of events that could ever help.
+	Events() EventKind
+	// Helps says whether an event of these kinds could make a pod fit that the
+	// plugin refused: such pods are tried again, others are not.
+	Helps(event Event, pod *v1.Pod) bool
+}
+
+// Score rates one node for one pod.
+type Score func(*picture.Node) int64
+
+// MaxScore is the best score that a plugin gives, once normalized.
+const MaxScore = 100
+
+// ScorePlugin is pre-score and score.
+type ScorePlugin interface {
+	Plugin
+	// PreScore looks at the pod and the feasible nodes once and returns what
+	// rates each; nil where every node is alike. A local plugin is given no
+	// feasible nodes.
+	PreScore(pod *picture.Pod, cluster *picture.Picture, feasible []*picture.Node) Score
+	// Local says that a node's score depends on nothing but the pod and that
+	// node, as FilterPlugin's.
+	Local() bool
+}
+
+// Normalizer is a score plugin whose scores are not in 0..MaxScore yet.
+type Normalizer interface {
+	// Normalize brings the scores of a pod's feasible nodes there, in place.
+	Normalize(scores []int64)
+}
+
+// PostFilterPlugin is asked when no node fits (preemption).
+type PostFilterPlugin interface {
+	Plugin
+	// PostFilter is called with the picture locked, which it leaves as it was.
+	PostFilter(profile *Profile, pod *picture.Pod, cluster *picture.Picture, refusals *Refusals) Remedy
+}
+
+// Remedy is what a post-filter plugin proposes.
+type Remedy struct {
+	// Node to nominate; empty: none.
+	Node string
+	// Keep says that an earlier nomination stays as it is.
+	Keep bool
+	// Message explains, where there is no node.
+	Message string
+	// Act carries it out, once the picture is unlocked; nil: nothing to do.
+	Act func(ctx context.Context, recorder events.EventRecorder) error
+	// Victims are the pods that Act deletes.
+	Victims []*v1.Pod
+	// Cleared are less important pods which were nominated to the node before.
+	Cleared []*v1.Pod
+}
+
+// ReservePlugin takes and gives back what a pod needs on a node beside the
+// resources in the picture.
+type ReservePlugin interface {
+	Plugin
+	Reserve(ctx context.Context, pod *v1.Pod, node string) error
+	Unreserve(pod *v1.Pod, node string)
+}
+
+// PermitPlugin can hold a pod back, off the critical path, before it is bound.
+type PermitPlugin interface {
+	Plugin
+	Permit(ctx context.Context, pod *v1.Pod, node string) error
+}
+
+// PreBindPlugin does what has to be done before a pod is bound.
+type PreBindPlugin interface {
+	Plugin
+	PreBind(ctx context.Context, pod *v1.Pod, node string) error
+}
+
+// BindPlugin binds; the profile has exactly one.
+type BindPlugin interface {
+	Plugin
+	Bind(ctx context.Context, pod *v1.Pod, node string) error
+}
+
+// PostBindPlugin is told once a pod is bound.
+type PostBindPlugin interface {
+	Plugin
+	PostBind(pod *v1.Pod, node string)
+}
+
+// QueueSortPlugin orders the pods that wait; the profile has exactly one.
+type QueueSortPlugin interface {
+	Plugin
+	// Less says whether a goes before b; the queue breaks ties by arrival.
+	Less(a, b *v1.Pod) bool
+}
+
+// Refusals is why a pod fits on no node.
+type Refusals struct {
+	ByNode  []*Refusal // in the order of the picture's nodes
+	Plugins []FilterPlugin
+}
+
+// Explain says it in the words that users of Kubernetes know:
+// "0/5 nodes are available: 2 Insufficient cpu, 3 node(s) were unschedulable."
+func Explain(nodes []*Refusal) string {
+	reasons := map[string]int{}
+	counts := map[*Refusal]int{}
+	for _, refusal := range nodes {
+		counts[refusal]++
+	}
+	for refusal, count := range counts {
+		for _, reason := range refusal.Reasons {
+			reasons[reason] += count
+		}
+	}
+	parts := make([]string, 0, len(reasons))
+	for reason, count := range reasons {
+		parts = append(parts, fmt.Sprintf("%d %s", count, reason))
+	}
+	slices.Sort(parts)
+	return fmt.Sprintf("0/%d nodes are available: %s.", len(nodes), strings.Join(parts, ", "))
+}

@@ -1,0 +1,76 @@
+package framework
+
+import (
+	"clusterctl/controlplane/scheduler/picture"
+)
+
+// Trial judges single nodes for one pod while the picture is being changed to
+// see what would be if: pods lifted off a node, or put on one.
+type Trial struct {
+	pod     *picture.Pod
+	cluster *picture.Picture
+	local   []Filter       // see the node as it is when asked
+	others  []FilterPlugin // have to look at the cluster anew
+}
+
+// NewTrial prepares the profile's filters.
+func NewTrial(profile *Profile, pod *picture.Pod, cluster *picture.Picture) *Trial {
+	t := &Trial{pod: pod, cluster: cluster}
+	for _, plugin := range profile.Filters {
+		if !plugin.Local() {
+			t.others = append(t.others, plugin)
+		} else if filter := plugin.PreFilter(pod, cluster); filter != nil {
+			t.local = append(t.local, filter)
+		}
+	}
+	return t
+}
+
+// Fits returns nil where the pod fits on the node, both with and without the
+// pods for which room is kept there and which are not less important: they may
+// come, and they may go elsewhere.
+func (t *Trial) Fits(n *picture.Node) *Refusal {
+	if refusal := t.judge(n); refusal != nil {
+		return refusal
+	}
+	expected := Expected(t.pod, t.cluster, n)
+	if len(expected) == 0 {
+		return nil
+	}
+	for _, pod := range expected {
+		t.cluster.Put(pod, n)
+	}
+	defer func() {
+		for _, pod := range expected {
+			t.cluster.Lift(pod)
+		}
+	}()
+	return t.judge(n)
+}
+
+func (t *Trial) judge(n *picture.Node) *Refusal {
+	for _, filter := range t.local {
+		if refusal := filter(n); refusal != nil {
+			return refusal
+		}
+	}
+	for _, plugin := range t.others {
+		if filter := plugin.PreFilter(t.pod, t.cluster); filter != nil {
+			if refusal := filter(n); refusal != nil {
+				return refusal
+			}
+		}
+	}
+	return nil
+}
+
+// Expected is the pods that a node has room kept for, as far as they are not
+// less important than the pod.
+func Expected(pod *picture.Pod, cluster *picture.Picture, n *picture.Node) (expected []*picture.Pod) {
+	for _, other := range cluster.NominatedOn(n.Name()) {
+		if other.Object.UID != pod.Object.UID && other.Priority >= pod.Priority {
+			expected = append(expected, other)
+		}
+	}
+	return expected
+}

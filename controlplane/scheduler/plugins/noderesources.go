@@ -1,0 +1,150 @@
+package plugins
+
+import (
+	"maps"
+	"math"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+
+	"clusterctl/controlplane/scheduler/framework"
+	"clusterctl/controlplane/scheduler/picture"
+)
+
+// NodeResourcesFit keeps a node's pods within its allocatable resources, and
+// prefers by what would be left.
+type NodeResourcesFit struct {
+	// MostAllocated fills nodes up one by one; the default is to prefer the
+	// node that is left with the largest free share.
+	MostAllocated bool
+}
+
+func (NodeResourcesFit) Name() string { return "NodeResourcesFit" }
+func (NodeResourcesFit) Local() bool  { return true }
+
+func (NodeResourcesFit) Events() framework.EventKind {
+	return framework.NodeAdded | framework.NodeAllocatableChanged | framework.PodRemoved
+}
+
+// What can be short: a bit each, so that every combination has its refusal.
+const (
+	shortPods = 1 << iota
+	shortCPU
+	shortMemory
+	shortEphemeral
+	tooLarge // for the node even if it were empty
+	combinations
+)
+
+var short = func() (all [combinations]*framework.Refusal) {
+	names := []string{"Too many pods", "Insufficient cpu", "Insufficient memory", "Insufficient ephemeral-storage"}
+	for set := range all {
+		all[set] = &framework.Refusal{Final: set&tooLarge != 0}
+		for bit, name := range names {
+			if set&(1<<bit) != 0 {
+				all[set].Reasons = append(all[set].Reasons, name)
+			}
+		}
+	}
+	return all
+}()
+
+func (NodeResourcesFit) PreFilter(pod *picture.Pod, _ *picture.Picture) framework.Filter {
+	want := pod.Requests
+	return func(n *picture.Node) *framework.Refusal {
+		has, used := &n.Allocatable, &n.Requested
+		set := 0
+		if used.Pods+want.Pods > has.Pods {
+			set |= shortPods
+		}
+		check := func(want, has, used int64, bit int) {
+			if want > 0 && want > has-used {
+				if set |= bit; want > has {
+					set |= tooLarge
+				}
+			}
+		}
+		check(want.MilliCPU, has.MilliCPU, used.MilliCPU, shortCPU)
+		check(want.Memory, has.Memory, used.Memory, shortMemory)
+		check(want.Ephemeral, has.Ephemeral, used.Ephemeral, shortEphemeral)
+		if len(want.Other) > 0 {
+			if refusal := shortOther(want.Other, has.Other, used.Other, short[set]); refusal != nil {
+				return refusal
+			}
+		}
+		if set == 0 {
+			return nil
+		}
+		return short[set]
+	}
+}
+
+// shortOther adds what is short of hugepages and devices to a refusal; nil:
+// nothing is.
+func shortOther(want, has, used map[v1.ResourceName]int64, others *framework.Refusal) *framework.Refusal {
+	refusal := &framework.Refusal{Reasons: slices.Clone(others.Reasons), Final: others.Final}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if amount := want[name]; amount > 0 && amount > has[name]-used[name] {
+			refusal.Reasons = append(refusal.Reasons, "Insufficient "+string(name))
+			refusal.Final = refusal.Final || amount > has[name]
+		}
+	}
+	if len(refusal.Reasons) == 0 {
+		return nil
+	}
+	return refusal
+}
+
+// Helps: a node that is too small even when empty does not.
+func (p NodeResourcesFit) Helps(event framework.Event, pod *v1.Pod) bool {
+	if event.Node == nil {
+		return true
+	}
+	alone := picture.Node{Object: event.Node, Allocatable: picture.FromList(event.Node.Status.Allocatable)}
+	return p.PreFilter(picture.NewPod(pod), nil)(&alone) == nil
+}
+
+func (p NodeResourcesFit) PreScore(pod *picture.Pod, _ *picture.Picture, _ []*picture.Node) framework.Score {
+	share := func(has, used int64) int64 {
+		switch {
+		case has <= 0 || used > has:
+			return 0
+		case p.MostAllocated:
+			return used * framework.MaxScore / has
+		}
+		return (has - used) * framework.MaxScore / has
+	}
+	want := pod.ScoredRequests
+	return func(n *picture.Node) int64 {
+		return (share(n.Allocatable.MilliCPU, n.Scored.MilliCPU+want.MilliCPU) + share(n.Allocatable.Memory, n.Scored.Memory+want.Memory)) / 2
+	}
+}
+
+// NodeResourcesBalanced prefers nodes where the pod brings the used shares of
+// CPU and memory closer to each other, so that neither is left over without
+// the other.
+type NodeResourcesBalanced struct{}
+
+func (NodeResourcesBalanced) Name() string { return "NodeResourcesBalancedAllocation" }
+func (NodeResourcesBalanced) Local() bool  { return true }
+
+func (NodeResourcesBalanced) PreScore(pod *picture.Pod, _ *picture.Picture, _ []*picture.Node) framework.Score {
+	if pod.Requests.MilliCPU == 0 && pod.Requests.Memory == 0 {
+		return nil
+	}
+	balance := func(n *picture.Node, cpu, memory int64) int64 {
+		if n.Allocatable.MilliCPU <= 0 || n.Allocatable.Memory <= 0 {
+			return framework.MaxScore
+		}
+		c := math.Min(1, float64(cpu)/float64(n.Allocatable.MilliCPU))
+		m := math.Min(1, float64(memory)/float64(n.Allocatable.Memory))
+		// With two shares the standard deviation is half their distance.
+		return int64((1 - math.Abs(c-m)/2) * framework.MaxScore)
+	}
+	want := pod.Requests
+	return func(n *picture.Node) int64 {
+		without := balance(n, n.Requested.MilliCPU, n.Requested.Memory)
+		with := balance(n, n.Requested.MilliCPU+want.MilliCPU, n.Requested.Memory+want.Memory)
+		return framework.MaxScore/2 + (framework.MaxScore/2+with-without)/2
+	}
+}

@@ -1,0 +1,311 @@
+// Package queue holds the pods that wait for a node, in three places: active
+// (ready to be tried, best first), backing off (tried lately), and parked (did
+// not fit; tried again only for an event that could help, or after a while as
+// a safety net).
+//
+// A Queue is safe for concurrent use. Time comes in through its clock.
+package queue
+
+import (
+	"container/heap"
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+
+	"clusterctl/controlplane/scheduler/framework"
+)
+
+// Times of Kubernetes' scheduler.
+const (
+	firstBackoff = 1 * time.Second
+	lastBackoff  = 10 * time.Second
+	parkedLimit  = 5 * time.Minute
+)
+
+// Item is a waiting pod.
+type Item struct {
+	Pod      *v1.Pod // does not change between Pop and Park
+	Attempts int
+	Since    time.Time // when it first came in
+
+	refusedBy []framework.FilterPlugin // why it is parked
+	readyAt   time.Time                // end of back-off
+	due       time.Time                // when it is tried again without any event
+	parked    framework.EventKind      // the kinds of events that it is parked for; 0: not parked
+	arrival   uint64                   // breaks ties
+	pile      *pile                    // that holds it: active, later, or none (gated, in flight)
+	index     int                      // in pile
+	inFlight  bool                     // popped, not yet done
+	gone      bool                     // deleted while in flight
+	newer     *v1.Pod                  // what the pod became while in flight
+	missed    framework.EventKind      // kinds of events while in flight
+}
+
+// Queue is the pods that wait.
+type Queue struct {
+	clock clock.Clock
+
+	mu       sync.Mutex
+	items    map[types.UID]*Item
+	active   *pile // ready, best first
+	later    *pile // backing off or parked, soonest first
+	parked   map[framework.EventKind]map[*Item]struct{}
+	flying   map[*Item]struct{} // popped
+	arrivals uint64
+	wake     chan struct{} // one slot: something became active, or a back-off was set
+}
+
+// New returns an empty queue that hands out pods in the order of less, and
+// among equals in the order of their arrival.
+func New(less func(a, b *v1.Pod) bool, clock clock.Clock) *Queue {
+	return &Queue{
+		clock: clock, items: map[types.UID]*Item{}, flying: map[*Item]struct{}{},
+		parked: map[framework.EventKind]map[*Item]struct{}{}, wake: make(chan struct{}, 1),
+		active: &pile{less: func(a, b *Item) bool {
+			if less(a.Pod, b.Pod) {
+				return true
+			}
+			return !less(b.Pod, a.Pod) && a.arrival < b.arrival
+		}},
+		later: &pile{less: func(a, b *Item) bool { return a.due.Before(b.due) }},
+	}
+}
+
+// Add puts a new pod into the queue, or takes note that a waiting one changed:
+// it may fit now, so it is tried again. Pods with scheduling gates wait.
+func (q *Queue) Add(pod *v1.Pod) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	item := q.items[pod.UID]
+	if item == nil {
+		q.arrivals++
+		item = &Item{Since: q.clock.Now(), arrival: q.arrivals}
+		q.items[pod.UID] = item
+	}
+	changed := item.Pod == nil || !sameForScheduling(item.Pod, pod)
+	if item.inFlight {
+		item.newer = pod
+		if changed {
+			item.missed = framework.Anything // whatever refused it may have changed
+		}
+		return
+	}
+	item.Pod = pod
+	switch {
+	case len(pod.Spec.SchedulingGates) > 0:
+		q.take(item)
+	case changed && item.pile != q.active:
+		q.activate(item)
+	}
+}
+
+// Delete forgets a pod.
+func (q *Queue) Delete(uid types.UID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	item := q.items[uid]
+	if item == nil {
+		return
+	}
+	if item.inFlight {
+		item.gone = true
+		return
+	}
+	q.take(item)
+	delete(q.items, uid)
+}
+
+// Pop waits for a pod to try. Its caller ends the try with Done or Park.
+func (q *Queue) Pop(ctx context.Context) (*Item, error) {
+	for {
+		q.mu.Lock()
+		now := q.clock.Now()
+		for q.later.Len() > 0 && !now.Before(q.later.items[0].due) {
+			q.activate(q.later.items[0])
+		}
+		if q.active.Len() > 0 {
+			item := heap.Pop(q.active).(*Item)
+			item.inFlight, item.missed = true, 0
+			q.flying[item] = struct{}{}
+			item.Attempts++
+			q.mu.Unlock()
+			return item, nil
+		}
+		var timer <-chan time.Time
+		if q.later.Len() > 0 {
+			timer = q.clock.After(q.later.items[0].due.Sub(now))
+		}
+		q.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-q.wake:
+		case <-timer:
+		}
+	}
+}
+
+// Gone says that a popped pod was deleted since.
+func (q *Queue) Gone(item *Item) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return item.gone
+}
+
+// Done says that a popped pod needs no node any more: bound, or gone.
+func (q *Queue) Done(item *Item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.flying, item)
+	delete(q.items, item.Pod.UID)
+}
+
+// Park says that a popped pod did not fit; with nobody having refused it, that
+// the try failed for another reason and is to be repeated after a back-off.
+func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	item.inFlight = false
+	delete(q.flying, item)
+	if item.newer != nil {
+		item.Pod, item.newer = item.newer, nil
+	}
+	if item.gone {
+		delete(q.items, item.Pod.UID)
+		return
+	}
+	if len(item.Pod.Spec.SchedulingGates) > 0 {
+		return
+	}
+	now := q.clock.Now()
+	item.readyAt = now.Add(min(firstBackoff<<min(item.Attempts-1, 8), lastBackoff))
+	item.due = item.readyAt
+	item.refusedBy = refusedBy
+	var kinds framework.EventKind
+	for _, plugin := range refusedBy {
+		kinds |= plugin.Events()
+	}
+	if kinds != 0 && kinds&item.missed == 0 {
+		item.due = now.Add(parkedLimit)
+		item.parked = kinds
+		if q.parked[kinds] == nil {
+			q.parked[kinds] = map[*Item]struct{}{}
+		}
+		q.parked[kinds][item] = struct{}{}
+	}
+	heap.Push(q.later, item)
+	q.notify()
+}
+
+// Notify tells of an event in the cluster: pods that it could help are tried
+// again once their back-off is over.
+func (q *Queue) Notify(event framework.Event) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for item := range q.flying {
+		item.missed |= event.Kind
+	}
+	now := q.clock.Now()
+	for kinds, items := range q.parked {
+		if kinds&event.Kind == 0 {
+			continue
+		}
+		for item := range items {
+			if !helps(item, event) {
+				continue
+			}
+			if !now.Before(item.readyAt) {
+				q.activate(item)
+				continue
+			}
+			q.unpark(item)
+			item.due = item.readyAt
+			heap.Fix(q.later, item.index)
+			q.notify()
+		}
+	}
+}
+
+// Len is how many pods wait, in all places.
+func (q *Queue) Len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items)
+}
+
+func helps(item *Item, event framework.Event) bool {
+	for _, plugin := range item.refusedBy {
+		if plugin.Events()&event.Kind != 0 && plugin.Helps(event, item.Pod) {
+			return true
+		}
+	}
+	return false
+}
+
+func (q *Queue) activate(item *Item) {
+	q.take(item)
+	heap.Push(q.active, item)
+	q.notify()
+}
+
+// take takes the item from wherever it waits.
+func (q *Queue) take(item *Item) {
+	if item.pile != nil {
+		heap.Remove(item.pile, item.index)
+	}
+	q.unpark(item)
+}
+
+func (q *Queue) unpark(item *Item) {
+	if item.parked == 0 {
+		return
+	}
+	if delete(q.parked[item.parked], item); len(q.parked[item.parked]) == 0 {
+		delete(q.parked, item.parked)
+	}
+	item.parked = 0
+}
+
+func (q *Queue) notify() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// sameForScheduling says that nothing changed that could make a pod fit.
+func sameForScheduling(a, b *v1.Pod) bool {
+	return a.Generation == b.Generation && maps.Equal(a.Labels, b.Labels) &&
+		len(a.Spec.SchedulingGates) == len(b.Spec.SchedulingGates) && len(a.Spec.Tolerations) == len(b.Spec.Tolerations)
+}
+
+// pile is items as container/heap wants them.
+type pile struct {
+	items []*Item
+	less  func(a, b *Item) bool
+}
+
+func (p *pile) Len() int           { return len(p.items) }
+func (p *pile) Less(i, j int) bool { return p.less(p.items[i], p.items[j]) }
+func (p *pile) Swap(i, j int) {
+	p.items[i], p.items[j] = p.items[j], p.items[i]
+	p.items[i].index, p.items[j].index = i, j
+}
+func (p *pile) Push(x any) {
+	item := x.(*Item)
+	item.pile, item.index = p, len(p.items)
+	p.items = append(p.items, item)
+}
+func (p *pile) Pop() any {
+	last := len(p.items) - 1
+	item := p.items[last]
+	p.items[last] = nil
+	p.items = p.items[:last]
+	item.pile = nil
+	return item
+}

@@ -1,0 +1,165 @@
+package queue
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"clusterctl/controlplane/scheduler/framework"
+	"clusterctl/controlplane/scheduler/plugins"
+)
+
+func pod(name string, priority int32) *v1.Pod {
+	return &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), ResourceVersion: "1"},
+		Spec:       v1.PodSpec{Priority: &priority},
+	}
+}
+
+func newQueue() (*Queue, *clocktesting.FakeClock) {
+	clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
+	return New(plugins.PrioritySort{}.Less, clock), clock
+}
+
+// pop returns the next pod's item, nil when none is ready.
+func pop(t *testing.T, q *Queue) *Item {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	item, err := q.Pop(ctx)
+	if err != nil {
+		return nil
+	}
+	return item
+}
+
+func wantPop(t *testing.T, q *Queue, want string) *Item {
+	t.Helper()
+	item := pop(t, q)
+	got := ""
+	if item != nil {
+		got = item.Pod.Name
+	}
+	if got != want {
+		t.Fatalf("popped %q, want %q", got, want)
+	}
+	return item
+}
+
+func TestOrder(t *testing.T) {
+	q, _ := newQueue()
+	q.Add(pod("low", 1))
+	q.Add(pod("first", 5))
+	q.Add(pod("second", 5))
+	for _, want := range []string{"first", "second", "low", ""} {
+		wantPop(t, q, want)
+	}
+}
+
+func TestParkedWaitsForHelp(t *testing.T) {
+	q, clock := newQueue()
+	q.Add(pod("a", 0))
+	item := wantPop(t, q, "a")
+	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}})
+
+	clock.Step(time.Minute)
+	wantPop(t, q, "") // its back-off is over, but nothing helped
+	q.Notify(framework.Event{Kind: framework.NodeLabelsChanged})
+	wantPop(t, q, "") // labels give no room
+	q.Notify(framework.Event{Kind: framework.PodRemoved})
+	item = wantPop(t, q, "a")
+	if item.Attempts != 2 {
+		t.Errorf("attempts %d, want 2", item.Attempts)
+	}
+}
+
+func TestHelpDuringTheTryIsNotMissed(t *testing.T) {
+	q, clock := newQueue()
+	q.Add(pod("a", 0))
+	item := wantPop(t, q, "a")
+	q.Notify(framework.Event{Kind: framework.PodRemoved})
+	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}})
+	wantPop(t, q, "") // backing off
+	clock.Step(firstBackoff)
+	wantPop(t, q, "a")
+}
+
+func TestParkedPodIsTriedAfterALongWhile(t *testing.T) {
+	q, clock := newQueue()
+	q.Add(pod("a", 0))
+	q.Park(wantPop(t, q, "a"), []framework.FilterPlugin{plugins.NodeResourcesFit{}})
+	clock.Step(parkedLimit)
+	wantPop(t, q, "a")
+}
+
+func TestBackoffGrowsAndEnds(t *testing.T) {
+	q, clock := newQueue()
+	q.Add(pod("a", 0))
+	for _, wait := range []time.Duration{1, 2, 4, 8, 10, 10} {
+		q.Park(wantPop(t, q, "a"), nil)
+		clock.Step(wait*time.Second - time.Millisecond)
+		wantPop(t, q, "")
+		clock.Step(time.Millisecond)
+	}
+}
+
+func TestDeletedInFlightDoesNotComeBack(t *testing.T) {
+	q, clock := newQueue()
+	q.Add(pod("a", 0))
+	item := wantPop(t, q, "a")
+	q.Delete("a")
+	q.Park(item, nil)
+	clock.Step(time.Hour)
+	wantPop(t, q, "")
+	if n := q.Len(); n != 0 {
+		t.Errorf("%d pods left in the queue", n)
+	}
+}
+
+func TestGatedPodWaits(t *testing.T) {
+	q, clock := newQueue()
+	gated := pod("a", 0)
+	gated.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "wait"}}
+	q.Add(gated)
+	clock.Step(time.Hour)
+	wantPop(t, q, "")
+	q.Add(pod("a", 0))
+	wantPop(t, q, "a")
+}
+
+func TestOnlyPodsThatAnEventHelpsAreTriedAgain(t *testing.T) {
+	q, clock := newQueue()
+	for _, name := range []string{"room", "label", "ports"} {
+		q.Add(pod(name, 0))
+	}
+	for _, refusedBy := range []framework.FilterPlugin{plugins.NodeResourcesFit{}, plugins.NodeAffinity{}, plugins.NodePorts{}} {
+		q.Park(pop(t, q), []framework.FilterPlugin{refusedBy})
+	}
+	clock.Step(time.Minute)
+	q.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod("without ports", 0)})
+	wantPop(t, q, "room")
+	wantPop(t, q, "")
+	ported := pod("ported", 0)
+	ported.Spec.Containers = []v1.Container{{Ports: []v1.ContainerPort{{HostPort: 80}}}}
+	q.Notify(framework.Event{Kind: framework.PodRemoved, Pod: ported})
+	wantPop(t, q, "ports")
+	q.Notify(framework.Event{Kind: framework.NodeLabelsChanged, Node: &v1.Node{}})
+	wantPop(t, q, "label")
+}
+
+func TestDeletedWhileBackingOffDoesNotComeBack(t *testing.T) {
+	q, clock := newQueue()
+	q.Add(pod("a", 0))
+	q.Park(wantPop(t, q, "a"), nil)
+	q.Delete("a")
+	clock.Step(time.Hour)
+	wantPop(t, q, "")
+	if n := q.Len(); n != 0 {
+		t.Errorf("%d pods left in the queue", n)
+	}
+}

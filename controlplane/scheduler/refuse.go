@@ -1,0 +1,102 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"clusterctl/controlplane/scheduler/framework"
+	"clusterctl/controlplane/scheduler/queue"
+)
+
+// refuse parks a pod that fits nowhere, and off the critical path tells why in
+// its status and in an event, and carries the remedy out.
+func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *framework.Refusals, remedy framework.Remedy, nominated string) {
+	pod := item.Pod // as it was tried: parked, it may become another
+	s.queue.Park(item, refusals.Plugins)
+	s.detach(ctx, func() {
+		message := explain(refusals, remedy)
+		s.note(pod, message)
+		if err := s.setUnschedulable(ctx, pod, message, nominated); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+			s.logger.Warn("pod's condition not updated", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+		}
+		for _, other := range remedy.Cleared {
+			if err := s.clearNomination(ctx, other); err != nil && !apierrors.IsNotFound(err) {
+				s.logger.Warn("nomination not cleared", "pod", other.Namespace+"/"+other.Name, "error", err)
+			}
+		}
+		if remedy.Act == nil {
+			return
+		}
+		if err := remedy.Act(ctx, s.recorder); err != nil && ctx.Err() == nil {
+			// The pod is tried again, and finds what is left to be done.
+			s.logger.Warn("preemption failed", "pod", pod.Namespace+"/"+pod.Name, "node", nominated, "error", err)
+			s.mu.Lock()
+			s.picture.Unnominate(pod.UID)
+			s.mu.Unlock()
+			s.queue.Notify(framework.Event{Kind: framework.PodRemoved})
+		}
+	})
+}
+
+// explain puts refusals and remedy into words.
+func explain(refusals *framework.Refusals, remedy framework.Remedy) string {
+	if len(refusals.ByNode) == 0 {
+		return "no nodes available to schedule pods"
+	}
+	message := framework.Explain(refusals.ByNode)
+	if remedy.Message != "" {
+		message += " preemption: " + remedy.Message
+	}
+	return message
+}
+
+func (s *scheduler) clearNomination(ctx context.Context, pod *v1.Pod) error {
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": pod.UID}, "status": map[string]any{"nominatedNodeName": nil},
+	})
+	if err != nil {
+		return fmt.Errorf("marshal nomination: %w", err)
+	}
+	_, err = s.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
+}
+
+// setUnschedulable writes the PodScheduled condition where it says something
+// new.
+func (s *scheduler) setUnschedulable(ctx context.Context, pod *v1.Pod, message, nominated string) error {
+	condition := v1.PodCondition{
+		Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonUnschedulable, Message: message,
+		LastTransitionTime: metav1.NewTime(time.Now()), ObservedGeneration: pod.Generation,
+	}
+	for _, old := range pod.Status.Conditions {
+		if old.Type != v1.PodScheduled {
+			continue
+		}
+		if old.Status == condition.Status {
+			condition.LastTransitionTime = old.LastTransitionTime
+		}
+		if old == condition && pod.Status.NominatedNodeName == nominated {
+			return nil
+		}
+	}
+	status := map[string]any{"conditions": []v1.PodCondition{condition}}
+	if pod.Status.NominatedNodeName != nominated {
+		status["nominatedNodeName"] = nominated
+		if nominated == "" {
+			status["nominatedNodeName"] = nil
+		}
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
+	if err != nil {
+		return fmt.Errorf("marshal condition: %w", err)
+	}
+	_, err = s.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
+}

@@ -1,0 +1,263 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+
+	"clusterctl/controlplane/scheduler/framework"
+	"clusterctl/controlplane/scheduler/picture"
+	"clusterctl/controlplane/scheduler/plugins"
+	"clusterctl/controlplane/scheduler/queue"
+)
+
+// bindings is how many pods may be on their way to the API server at once.
+const bindings = 64
+
+// bindTimeout bounds one binding with all that comes before it.
+const bindTimeout = 30 * time.Second
+
+// Config is what a scheduler runs with.
+type Config struct {
+	Client kubernetes.Interface
+	Logger *slog.Logger
+	// Profiles are by scheduler name; none means the default profile.
+	Profiles []*framework.Profile
+	// ProfilesFile holds them as YAML instead (see plugins.ParseProfiles);
+	// a file that does not exist means the default profile.
+	ProfilesFile string
+}
+
+func (c *Config) profiles() ([]*framework.Profile, error) {
+	if len(c.Profiles) > 0 {
+		return c.Profiles, nil
+	}
+	if c.ProfilesFile != "" {
+		data, err := os.ReadFile(c.ProfilesFile)
+		switch {
+		case err == nil:
+			return plugins.ParseProfiles(data, c.Client)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, fmt.Errorf("read scheduler profiles: %w", err)
+		}
+	}
+	return []*framework.Profile{plugins.Default(c.Client)}, nil
+}
+
+// scheduler is one run, from winning the election to losing it.
+type scheduler struct {
+	client   kubernetes.Interface
+	logger   *slog.Logger
+	profiles map[string]*framework.Profile
+	queue    *queue.Queue
+	recorder events.EventRecorder
+	random   *rand.Rand // breaks ties; the loop's own
+
+	mu      sync.Mutex // guards what follows
+	picture *picture.Picture
+	started bool             // the caches were filled once
+	kinds   map[string]*kind // by signature
+	uses    uint64           // of kinds: tells which was used last
+
+	// What one cycle works with, kept for the next.
+	feasible       []int32              // indexes of nodes
+	refused        []*framework.Refusal // by node
+	refusers       uint64               // bits: indexes of filters
+	nodes          []*picture.Node
+	totals, scores []int64 // of the feasible nodes
+
+	slots chan struct{} // one for each binding under way
+	done  sync.WaitGroup
+}
+
+// Run schedules pods until ctx ends, and returns once the bindings under way
+// have ended too. Only one scheduler may run at a time: see package leader.
+func Run(ctx context.Context, config Config) error {
+	profiles, err := config.profiles()
+	if err != nil {
+		return err
+	}
+	for _, p := range profiles {
+		if err := p.Check(); err != nil {
+			return fmt.Errorf("check profiles: %w", err)
+		}
+	}
+	s := newScheduler(profiles...)
+	s.client, s.logger = config.Client, config.Logger
+
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: config.Client.EventsV1()})
+	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		return fmt.Errorf("start recording events: %w", err)
+	}
+	defer broadcaster.Shutdown()
+	s.recorder = broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName)
+
+	if err := s.watch(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.started = true
+	nodes := len(s.picture.Nodes())
+	s.mu.Unlock()
+	s.logger.Info("scheduler started", "profiles", len(s.profiles), "nodes", nodes, "waiting", s.queue.Len())
+	for {
+		item, err := s.queue.Pop(ctx)
+		if err != nil {
+			s.done.Wait()
+			return nil
+		}
+		s.schedule(ctx, item)
+	}
+}
+
+func newScheduler(profiles ...*framework.Profile) *scheduler {
+	s := &scheduler{
+		profiles: map[string]*framework.Profile{}, queue: queue.New(profiles[0].QueueSort.Less, clock.RealClock{}),
+		picture: picture.New(), kinds: map[string]*kind{}, slots: make(chan struct{}, bindings),
+		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+	}
+	for _, p := range profiles {
+		s.profiles[p.Name] = p
+	}
+	return s
+}
+
+// schedule tries one pod.
+func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
+	if s.queue.Gone(item) {
+		s.queue.Done(item)
+		return
+	}
+	profile := s.profiles[item.Pod.Spec.SchedulerName]
+	s.mu.Lock()
+	pod := picture.NewPod(item.Pod)
+	node, refusals, remedy := s.decide(profile, pod)
+	if node == nil {
+		nominated := s.nominate(pod, remedy)
+		s.mu.Unlock()
+		s.refuse(ctx, item, refusals, remedy, nominated)
+		return
+	}
+	assumed := *item.Pod // shallow: what it points to is never changed
+	assumed.Spec.NodeName = node.Name()
+	s.picture.Unnominate(pod.Object.UID)
+	s.picture.Assume(pod, &assumed)
+	s.mu.Unlock()
+
+	if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed) }) {
+		s.forget(&assumed)
+		s.queue.Park(item, nil)
+	}
+}
+
+// detach runs f off the critical path, once there is a slot for it; false: ctx
+// ended before.
+func (s *scheduler) detach(ctx context.Context, f func()) bool {
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	s.done.Go(func() {
+		defer func() { <-s.slots }()
+		f()
+	})
+	return true
+}
+
+// nominate keeps room where the remedy makes some, and returns the node that
+// the pod's status is to name.
+func (s *scheduler) nominate(pod *picture.Pod, remedy framework.Remedy) string {
+	uid := pod.Object.UID
+	switch {
+	case remedy.Keep:
+		return s.picture.NominatedTo(uid)
+	case remedy.Node == "":
+		s.picture.Unnominate(uid)
+		return ""
+	}
+	for _, other := range remedy.Cleared {
+		s.picture.Unnominate(other.UID)
+	}
+	s.picture.Nominate(pod, remedy.Node)
+	return remedy.Node
+}
+
+// bind carries out what schedule decided; on failure the pod waits again.
+func (s *scheduler) bind(ctx context.Context, profile *framework.Profile, item *queue.Item, pod *v1.Pod) {
+	ctx, cancel := context.WithTimeout(ctx, bindTimeout)
+	defer cancel()
+	node := pod.Spec.NodeName
+	err := s.runBind(ctx, profile, pod, node)
+	if err == nil {
+		s.queue.Done(item)
+		s.recorder.Eventf(item.Pod, nil, v1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+		for _, p := range profile.PostBinds {
+			p.PostBind(pod, node)
+		}
+		return
+	}
+	for _, p := range slices.Backward(profile.Reserves) {
+		p.Unreserve(pod, node)
+	}
+	s.forget(pod)
+	s.queue.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		// Gone, or bound by somebody else: the informer will tell.
+		s.logger.Info("binding refused", "pod", pod.Namespace+"/"+pod.Name, "node", node, "error", err)
+	} else {
+		s.logger.Warn("binding failed, will try again", "pod", pod.Namespace+"/"+pod.Name, "node", node, "error", err)
+	}
+	s.queue.Park(item, nil)
+}
+
+func (s *scheduler) runBind(ctx context.Context, profile *framework.Profile, pod *v1.Pod, node string) error {
+	for _, p := range profile.Reserves {
+		if err := p.Reserve(ctx, pod, node); err != nil {
+			return fmt.Errorf("reserve with %s: %w", p.Name(), err)
+		}
+	}
+	for _, p := range profile.Permits {
+		if err := p.Permit(ctx, pod, node); err != nil {
+			return fmt.Errorf("permit by %s: %w", p.Name(), err)
+		}
+	}
+	for _, p := range profile.PreBinds {
+		if err := p.PreBind(ctx, pod, node); err != nil {
+			return fmt.Errorf("prepare binding with %s: %w", p.Name(), err)
+		}
+	}
+	return profile.Bind.Bind(ctx, pod, node)
+}
+
+// forget takes an assumed pod out of the picture again, unless the informer
+// has meanwhile confirmed it.
+func (s *scheduler) forget(pod *v1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.picture.RemoveAssumed(pod)
+}
+
+// eventNote is the most that an event's text may hold.
+const eventNote = 1024
+
+func (s *scheduler) note(pod *v1.Pod, message string) {
+	if len(message) > eventNote {
+		message = message[:eventNote]
+	}
+	s.recorder.Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", message)
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/apilb"
+	"clusterctl/nodeagent/certs"
+	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/network"
+	"clusterctl/nodeagent/node"
+	"clusterctl/nodeagent/pods"
+	"clusterctl/nodeagent/runtime"
+	"clusterctl/nodeagent/server"
+	"clusterctl/nodeagent/serviceproxy"
+	"clusterctl/nodeagent/stats"
+)
+
+// cgroupRoot is where the kernel's control groups are mounted.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// gcPercent trades a little CPU for a heap that stays close to what is in use:
+// the agent is idle most of the time, and shares its host with pods.
+const gcPercent = 40
+
+// run runs the node agent until ctx ends or a part of it fails.
+func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) error {
+	debug.SetGCPercent(gcPercent)
+	group, ctx := errgroup.WithContext(ctx)
+	start := func(name string, part func() error) {
+		group.Go(func() error {
+			if err := part(); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+
+	// The load balancer first: everything else reaches the API through it.
+	if config.ListenAPILB != "" {
+		start("API load balancer", func() error {
+			return apilb.Run(ctx, config.ListenAPILB, config.Cluster.ControlPlanes, nil, logger.With("part", "apilb"))
+		})
+	}
+	pki := hostconfig.PKI(config.PKIDir)
+	client, err := kubernetes.NewForConfig(clientConfig(config, pki))
+	if err != nil {
+		return fmt.Errorf("make API client: %w", err)
+	}
+	shared := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(dropManagedFields))
+	own := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(dropManagedFields),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", config.NodeName).String()
+		}))
+	core := shared.Core().V1()
+	slices := shared.Discovery().V1().EndpointSlices()
+	// A factory starts the informers that were asked for before; the parts
+	// below ask in their own time.
+	for _, ask := range []func() cache.SharedIndexInformer{core.Nodes().Informer, core.Services().Informer, slices.Informer} {
+		ask()
+	}
+
+	services := make(chan struct{}) // closed once their rules are in place
+	start("network", func() error {
+		return network.Run(ctx, network.Config{Agent: config, Nodes: core.Nodes(), Log: logger.With("part", "network"), After: services})
+	})
+	start("service proxy", func() error {
+		return serviceproxy.Run(ctx, serviceproxy.Config{
+			Agent: config, Services: core.Services(), Slices: slices, Nodes: core.Nodes(),
+			Log: logger.With("part", "serviceproxy"), Applied: func() { close(services) }})
+	})
+	keeper, err := certs.New(ctx, pki, config.NodeName, config.Address, client)
+	if err != nil {
+		return err
+	}
+	start("certificates", func() error { return keeper.Run(ctx) })
+
+	cri, err := runtime.Connect(ctx, config.CRISocket, logger.With("part", "runtime"))
+	if err != nil {
+		return err
+	}
+	tree, err := cgroups.Open(cgroupRoot, config.CgroupDriver)
+	if err != nil {
+		return err
+	}
+	memory, err := stats.ReadMemory()
+	if err != nil {
+		return err
+	}
+	self := node.New(node.Config{
+		Agent: config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
+	recorder, stopEvents := newRecorder(client, config.NodeName)
+	defer stopEvents()
+	agent := pods.New(ctx, pods.Config{
+		StateDir: config.StateDir, LogDir: hostconfig.PodLogs,
+		Domain: config.Cluster.Domain, DNSAddress: config.Cluster.DNSAddress,
+		HostIPs: []string{config.Address}, MemoryCapacity: int64(memory.Total),
+		Client: client, Runtime: cri, Cgroups: tree,
+		Services: core.Services().Lister(), Pods: own.Core().V1().Pods().Informer(),
+		Synced:   []cache.InformerSynced{core.Services().Informer().HasSynced},
+		Recorder: recorder, Logger: logger.With("part", "pods"),
+		Node: self.Current, NetworkReady: self.NetworkReady,
+	})
+	start("server", func() error {
+		return server.Run(ctx, server.Config{
+			Listen: fmt.Sprintf(":%d", hostconfig.PortNodeAgent), ClientCA: pki.ClusterCA(), GetCertificate: keeper.Serving,
+			NodeName: config.NodeName, Client: client, Pods: agent, Runtime: cri,
+			Stats:  &stats.Source{NodeName: config.NodeName, StateDir: config.StateDir, Runtime: cri, Began: time.Now()},
+			Logger: logger.With("part", "server"),
+		})
+	})
+	start("node", func() error {
+		if err := self.Register(ctx); err != nil {
+			return err
+		}
+		return self.Run(ctx)
+	})
+	start("pods", func() error { return agent.Run(ctx) })
+
+	own.Start(ctx.Done())
+	shared.Start(ctx.Done())
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		logger.Warn("cannot tell systemd that the node agent is up", "error", err)
+	}
+	return group.Wait()
+}
+
+// clientConfig is how this node talks to the API: through the load balancer
+// on this host, with its own certificate, which is read again when renewed.
+func clientConfig(config hostconfig.NodeAgent, pki hostconfig.PKI) *rest.Config {
+	address := config.ListenAPILB
+	if address == "" && len(config.Cluster.ControlPlanes) > 0 {
+		address = config.Cluster.ControlPlanes[0]
+	}
+	return &rest.Config{
+		Host:      "https://" + address,
+		UserAgent: "nodeagent/" + hostconfig.Version,
+		TLSClientConfig: rest.TLSClientConfig{
+			CAFile: pki.ClusterCA(), CertFile: pki.Cert(hostconfig.PairNode), KeyFile: pki.Key(hostconfig.PairNode)},
+		ContentConfig: rest.ContentConfig{
+			ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
+		QPS: 50, Burst: 100,
+	}
+}
+
+func newRecorder(client kubernetes.Interface, nodeName string) (record.EventRecorder, func()) {
+	broadcaster := record.NewBroadcaster()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: nodeName}), broadcaster.Shutdown
+}
+
+// dropManagedFields keeps informers small: nobody here asks who set a field.
+func dropManagedFields(o any) (any, error) {
+	if m, err := meta.Accessor(o); err == nil {
+		m.SetManagedFields(nil)
+	}
+	return o, nil
+}

@@ -1,0 +1,275 @@
+package cgroups
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Drivers.
+const (
+	Cgroupfs = "cgroupfs"
+	Systemd  = "systemd"
+)
+
+// Tree makes and removes the groups of pods. Safe for concurrent use: every
+// operation is idempotent and touches one pod's group.
+type Tree struct {
+	root    string // where cgroups are mounted
+	unified bool   // cgroup v2
+	systemd bool
+	units   slices // with the systemd driver
+}
+
+// slices starts and stops systemd slices.
+type slices interface {
+	start(slice string, limits Limits) error
+	stop(slice string) error
+}
+
+// Open finds out which version of cgroups the host has, and makes the
+// groups of the classes. driver is Cgroupfs or Systemd.
+func Open(root, driver string) (*Tree, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(root, &fs); err != nil {
+		return nil, fmt.Errorf("look at %s: %w", root, err)
+	}
+	t := &Tree{root: root, unified: fs.Type == unix.CGROUP2_SUPER_MAGIC}
+	switch driver {
+	case Systemd:
+		t.systemd, t.units = true, systemdSlices{}
+	case Cgroupfs, "":
+	default:
+		return nil, fmt.Errorf("cgroup driver %q: want %s or %s", driver, Cgroupfs, Systemd)
+	}
+	return t, t.prepare()
+}
+
+func (t *Tree) prepare() error {
+	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
+		limits := Limits{}
+		if class == v1.PodQOSBestEffort {
+			limits.CPUShares = minShares
+		}
+		if err := t.make(classPath(class), limits); err != nil {
+			return fmt.Errorf("make cgroup of %s pods: %w", class, err)
+		}
+	}
+	return nil
+}
+
+// Version is 1 or 2.
+func (t *Tree) Version() int {
+	if t.unified {
+		return 2
+	}
+	return 1
+}
+
+// Parent is the cgroup parent that the runtime puts the pod's containers in,
+// in the notation of the driver.
+func (t *Tree) Parent(pod *v1.Pod) string {
+	path := podPath(QOS(pod), pod.UID)
+	if t.systemd {
+		return slicePath(path)
+	}
+	return "/" + strings.Join(path, "/")
+}
+
+// Create makes the pod's group with its limits, or brings them up to date.
+func (t *Tree) Create(pod *v1.Pod) error {
+	if err := t.make(podPath(QOS(pod), pod.UID), PodLimits(pod)); err != nil {
+		return fmt.Errorf("make cgroup of pod: %w", err)
+	}
+	return nil
+}
+
+// Remove removes the pod's group and every empty group below it. A pod that
+// has none is fine.
+func (t *Tree) Remove(uid types.UID) error {
+	var faults []error
+	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
+		path := podPath(class, uid)
+		if t.systemd {
+			if _, err := os.Stat(t.dirs(slicePath(path))[0]); err == nil {
+				faults = append(faults, t.units.stop(sliceName(path)))
+			}
+			continue
+		}
+		for _, dir := range t.dirs("/" + strings.Join(path, "/")) {
+			faults = append(faults, removeTree(dir))
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("remove cgroup of pod %s: %w", uid, err)
+	}
+	return nil
+}
+
+// Pods are the pods that have a group.
+func (t *Tree) Pods() []types.UID {
+	if t.systemd {
+		return nil // systemd drops an empty transient slice by itself
+	}
+	var uids []types.UID
+	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
+		entries, _ := os.ReadDir(t.dirs("/" + strings.Join(classPath(class), "/"))[0])
+		for _, e := range entries {
+			if uid, ok := strings.CutPrefix(e.Name(), "pod"); ok && e.IsDir() {
+				uids = append(uids, types.UID(uid))
+			}
+		}
+	}
+	return uids
+}
+
+// make creates the group at path (["kubepods", "burstable", "pod…"]).
+func (t *Tree) make(path []string, limits Limits) error {
+	if t.systemd {
+		return t.units.start(sliceName(path), limits)
+	}
+	group := "/" + strings.Join(path, "/")
+	if t.unified {
+		if err := t.delegate(path); err != nil {
+			return err
+		}
+	}
+	for _, dir := range t.dirs(group) {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return t.limit(group, limits)
+}
+
+// controllers of cgroup v1 in which a pod gets a group of its own.
+var controllersV1 = []string{"cpu", "memory", "pids"}
+
+// dirs are the directories that make up a group: one in each hierarchy.
+func (t *Tree) dirs(group string) []string {
+	if t.unified {
+		return []string{filepath.Join(t.root, group)}
+	}
+	dirs := make([]string, 0, len(controllersV1))
+	for _, c := range controllersV1 {
+		dirs = append(dirs, filepath.Join(t.root, c, group))
+	}
+	return dirs
+}
+
+// delegate turns the controllers on in every group above path's last.
+func (t *Tree) delegate(path []string) error {
+	dir := t.root
+	for _, name := range path {
+		raw, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+		if err != nil {
+			return fmt.Errorf("read controllers: %w", err)
+		}
+		for _, c := range strings.Fields(string(raw)) {
+			switch c {
+			case "cpu", "memory", "pids", "cpuset", "io", "hugetlb":
+				if err := write(filepath.Join(dir, "cgroup.subtree_control"), "+"+c); err != nil {
+					return err
+				}
+			}
+		}
+		dir = filepath.Join(dir, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Tree) limit(group string, l Limits) error {
+	type setting struct{ controller, file, value string }
+	var settings []setting
+	if t.unified {
+		if l.CPUShares > 0 {
+			settings = append(settings, setting{"", "cpu.weight", number(Weight(l.CPUShares))})
+		}
+		if l.CPUQuota > 0 {
+			settings = append(settings, setting{"", "cpu.max", fmt.Sprintf("%d %d", l.CPUQuota, quotaPeriod)})
+		}
+		if l.Memory > 0 {
+			settings = append(settings, setting{"", "memory.max", number(l.Memory)})
+		}
+		if l.PIDs > 0 {
+			settings = append(settings, setting{"", "pids.max", number(l.PIDs)})
+		}
+	} else {
+		if l.CPUShares > 0 {
+			settings = append(settings, setting{"cpu", "cpu.shares", number(l.CPUShares)})
+		}
+		if l.CPUQuota > 0 {
+			settings = append(settings,
+				setting{"cpu", "cpu.cfs_period_us", number(quotaPeriod)},
+				setting{"cpu", "cpu.cfs_quota_us", number(l.CPUQuota)})
+		}
+		if l.Memory > 0 {
+			settings = append(settings, setting{"memory", "memory.limit_in_bytes", number(l.Memory)})
+		}
+		if l.PIDs > 0 {
+			settings = append(settings, setting{"pids", "pids.max", number(l.PIDs)})
+		}
+	}
+	for _, s := range settings {
+		if err := write(filepath.Join(t.root, s.controller, group, s.file), s.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeTree removes a group and the empty groups below it.
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("rmdir %s: %w", dir, err)
+	}
+	return nil
+}
+
+func write(file, value string) error {
+	if err := os.WriteFile(file, []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set %s to %s: %w", file, value, err)
+	}
+	return nil
+}
+
+func number(n int64) string { return strconv.FormatInt(n, 10) }
+
+func classPath(class v1.PodQOSClass) []string {
+	switch class {
+	case v1.PodQOSBurstable:
+		return []string{"kubepods", "burstable"}
+	case v1.PodQOSBestEffort:
+		return []string{"kubepods", "besteffort"}
+	}
+	return []string{"kubepods"}
+}
+
+func podPath(class v1.PodQOSClass, uid types.UID) []string {
+	return append(classPath(class), "pod"+string(uid))
+}

@@ -1,0 +1,135 @@
+package network
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// sysctl is a setting of the kernel that the pod network needs.
+type sysctl struct {
+	name     string // below /proc/sys
+	value    string
+	optional string // what does not work without it, if it is not essential
+}
+
+var hostSysctls = []sysctl{
+	{name: "net/ipv4/ip_forward", value: "1"},
+	{
+		name: "net/bridge/bridge-nf-call-iptables", value: "1",
+		optional: "pods do not reach a service whose endpoint runs on their own node",
+	},
+}
+
+// originalsFile keeps, in the state directory, the values that we changed, as
+// they were before.
+const originalsFile = "sysctls.json"
+
+const procSys = "/proc/sys"
+
+func readSysctl(name string) (string, error) {
+	raw, err := os.ReadFile(filepath.Join(procSys, name))
+	return strings.TrimSpace(string(raw)), err
+}
+
+// writeSysctl sets a value unless it is set.
+func writeSysctl(name, value string) error {
+	if current, err := readSysctl(name); err == nil && current == value {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(procSys, name), []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set sysctl %s: %w", name, err)
+	}
+	return nil
+}
+
+// setSysctls sets the host's settings, noting first what they were.
+func setSysctls(stateDir string, settings []sysctl, log *slog.Logger) error {
+	originals, err := readOriginals(stateDir)
+	if err != nil {
+		return err
+	}
+	var change []sysctl
+	for _, s := range settings {
+		current, err := readSysctl(s.name)
+		if errors.Is(err, fs.ErrNotExist) && s.optional != "" {
+			log.Debug("the kernel has no such setting", "sysctl", s.name, "consequence", s.optional)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read sysctl %s: %w", s.name, err)
+		}
+		if current == s.value {
+			continue
+		}
+		change = append(change, s)
+		if _, known := originals[s.name]; !known {
+			originals[s.name] = current
+		}
+	}
+	if len(change) == 0 {
+		return nil
+	}
+	if err := writeOriginals(stateDir, originals); err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range change {
+		errs = append(errs, writeSysctl(s.name, s.value))
+	}
+	return errors.Join(errs...)
+}
+
+// restoreSysctls puts back what setSysctls changed.
+func restoreSysctls(stateDir string, log *slog.Logger) error {
+	originals, err := readOriginals(stateDir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for name, value := range originals {
+		err := writeSysctl(name, value)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its module was unloaded
+		}
+		if err == nil {
+			log.Info("put sysctl back", "sysctl", name, "value", value)
+		}
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(stateDir, originalsFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget sysctls: %w", err)
+	}
+	return nil
+}
+
+func readOriginals(stateDir string) (map[string]string, error) {
+	originals := map[string]string{}
+	raw, err := os.ReadFile(filepath.Join(stateDir, originalsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return originals, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read original sysctls: %w", err)
+	}
+	if err := json.Unmarshal(raw, &originals); err != nil {
+		return nil, fmt.Errorf("parse original sysctls: %w", err)
+	}
+	return originals, nil
+}
+
+func writeOriginals(stateDir string, originals map[string]string) error {
+	raw, err := json.MarshalIndent(originals, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode original sysctls: %w", err)
+	}
+	return writeFile(filepath.Join(stateDir, originalsFile), append(raw, '\n'), 0o600)
+}

@@ -1,0 +1,76 @@
+package node
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"clusterctl/hostconfig"
+)
+
+func TestJudge(t *testing.T) {
+	state := func(runtime, network bool) *criv1.StatusResponse {
+		return &criv1.StatusResponse{Status: &criv1.RuntimeStatus{Conditions: []*criv1.RuntimeCondition{
+			{Type: criv1.RuntimeReady, Status: runtime},
+			{Type: criv1.NetworkReady, Status: network, Reason: "NetworkPluginNotReady", Message: "cni plugin not initialized"},
+		}}}
+	}
+	cases := []struct {
+		state *criv1.StatusResponse
+		err   error
+		ready bool
+		say   string
+	}{
+		{state(true, true), nil, true, ""},
+		{state(true, false), nil, false, "NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"},
+		{state(false, true), nil, false, "RuntimeReady=false"},
+		{nil, errors.New("no socket"), false, "container runtime is down: no socket"},
+	}
+	for _, c := range cases {
+		ready, message := judge(c.state, c.err)
+		if ready != c.ready || !strings.Contains(message, c.say) {
+			t.Errorf("got %v %q, want %v %q", ready, message, c.ready, c.say)
+		}
+	}
+}
+
+func TestInitialNode(t *testing.T) {
+	n := New(Config{Agent: hostconfig.NodeAgent{
+		NodeName: "w1", Address: "192.0.2.7",
+		Labels: map[string]string{"disk": "ssd", "node-role.kubernetes.io/worker": ""},
+		Taints: []hostconfig.Taint{{Key: "k", Effect: "NoSchedule"}},
+	}})
+	node := n.initial()
+	if node.Labels["disk"] != "ssd" || node.Labels[v1.LabelHostname] != "w1" || len(node.Spec.Taints) != 1 {
+		t.Errorf("got %+v", node)
+	}
+	if !dropRestricted(node.Labels) {
+		t.Error("a role label may be set by a node")
+	}
+	for _, kept := range []string{"disk", v1.LabelHostname, v1.LabelArchStable} {
+		if _, ok := node.Labels[kept]; !ok {
+			t.Errorf("label %s was dropped", kept)
+		}
+	}
+	if got := addresses(n.Agent); len(got) != 2 || got[0].Address != "192.0.2.7" || got[1].Type != v1.NodeHostName {
+		t.Errorf("addresses: %v", got)
+	}
+}
+
+func TestConditionsKeepTheirTransition(t *testing.T) {
+	var status v1.NodeStatus
+	first, second := metav1.Unix(1, 0), metav1.Unix(2, 0)
+	setCondition(&status, v1.NodeReady, false, "a", "", first)
+	setCondition(&status, v1.NodeReady, false, "b", "", second)
+	if c := status.Conditions[0]; !c.LastTransitionTime.Equal(&first) || !c.LastHeartbeatTime.Equal(&second) || c.Reason != "b" {
+		t.Errorf("unchanged: %+v", c)
+	}
+	setCondition(&status, v1.NodeReady, true, "c", "", second)
+	if c := status.Conditions[0]; !c.LastTransitionTime.Equal(&second) || c.Status != v1.ConditionTrue {
+		t.Errorf("changed: %+v", c)
+	}
+}

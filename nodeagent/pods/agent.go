@@ -1,0 +1,267 @@
+package pods
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"clusterctl/nodeagent/images"
+	"clusterctl/nodeagent/objects"
+	"clusterctl/nodeagent/probes"
+	"clusterctl/nodeagent/runtime"
+	"clusterctl/nodeagent/volumes"
+)
+
+// Cgroups places pods in the host's control groups; cgroups.Tree does.
+type Cgroups interface {
+	Parent(pod *v1.Pod) string // in the runtime's notation
+	Create(pod *v1.Pod) error  // again to bring limits up to date
+	Remove(uid types.UID) error
+	Pods() []types.UID // that have a group
+}
+
+// Config is what the agent's pods need from their surroundings.
+type Config struct {
+	StateDir       string // volumes and checkpoints of pods
+	LogDir         string // logs of containers
+	Domain         string // cluster.local
+	DNSAddress     string // of the cluster's DNS service; empty without one
+	HostIPs        []string
+	MemoryCapacity int64 // of the host, in bytes
+
+	Client   kubernetes.Interface
+	Runtime  *runtime.Runtime
+	Cgroups  Cgroups
+	Services corelisters.ServiceLister
+	Pods     cache.SharedIndexInformer // of the pods bound to this node
+	Synced   []cache.InformerSynced    // what has to be known before any pod starts
+	Recorder record.EventRecorder
+	Logger   *slog.Logger
+
+	Node         func() *v1.Node // this node, as the API has it; nil before it is known
+	NetworkReady func() bool     // pods can be given addresses
+}
+
+// Agent runs the pods of this host. Its exported methods are safe for
+// concurrent use.
+type Agent struct {
+	Config
+	Volumes *volumes.Manager
+	Objects *objects.Cache
+	images  *images.Puller
+	probes  *probes.Manager
+	began   time.Time
+
+	admission sync.Mutex // one pod at a time, so that two never take the same room
+
+	mu      sync.Mutex
+	workers map[types.UID]*worker
+	ctx     context.Context // of Run; nil before
+	wg      sync.WaitGroup
+}
+
+// New makes an agent. What it watches ends with ctx.
+func New(ctx context.Context, config Config) *Agent {
+	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now()}
+	a.Objects = objects.New(ctx, config.Client, a.refresh)
+	a.Volumes = volumes.New(volumes.Config{
+		PodsDir:     filepath.Join(config.StateDir, "pods"),
+		Objects:     a.Objects,
+		Tokens:      volumes.NewTokens(config.Client),
+		Allocatable: a.Allocatable,
+		Logger:      config.Logger,
+	})
+	a.images = images.New(config.Runtime.Images, 4)
+	a.probes = probes.New(ctx, a.execSync, a.Wake, a.unhealthy)
+	return a
+}
+
+// Run runs the pods until ctx ends. Containers go on when it returns.
+func (a *Agent) Run(ctx context.Context) error {
+	a.mu.Lock()
+	a.ctx = ctx
+	a.mu.Unlock()
+	synced := append([]cache.InformerSynced{a.Config.Pods.HasSynced}, a.Synced...)
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		return nil // ended before anything was known
+	}
+	registration, err := a.Config.Pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { a.upsert(o.(*v1.Pod)) },
+		UpdateFunc: func(_, o any) { a.upsert(o.(*v1.Pod)) },
+		DeleteFunc: func(o any) {
+			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = gone.Obj
+			}
+			if pod, ok := o.(*v1.Pod); ok {
+				a.gone(pod)
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("follow pods: %w", err)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+		a.wg.Wait()
+		return nil
+	}
+	a.wg.Go(func() { a.Config.Runtime.Watch(ctx, a.Wake) })
+	a.wg.Go(func() { a.rotateLogs(ctx) })
+	for a.adoptOrphans(ctx) != nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Second):
+			continue
+		}
+		break
+	}
+	<-ctx.Done()
+	a.wg.Wait()
+	return nil
+}
+
+// Wake makes the pod's worker look again.
+func (a *Agent) Wake(uid types.UID) {
+	a.mu.Lock()
+	w := a.workers[uid]
+	a.mu.Unlock()
+	if w != nil {
+		w.poke()
+	}
+}
+
+// refresh makes the pod's worker read again what its volumes show.
+func (a *Agent) refresh(uid types.UID) {
+	a.mu.Lock()
+	w := a.workers[uid]
+	a.mu.Unlock()
+	if w != nil {
+		w.contentsChanged()
+	}
+}
+
+// Allocatable is what this node gives to pods.
+func (a *Agent) Allocatable() v1.ResourceList {
+	if node := a.Config.Node(); node != nil {
+		return node.Status.Allocatable
+	}
+	return nil
+}
+
+// Pod finds a pod of this host; nil if there is none.
+func (a *Agent) Pod(namespace, name string) *v1.Pod {
+	item, exists, err := a.Config.Pods.GetStore().GetByKey(namespace + "/" + name)
+	if err != nil || !exists {
+		return nil
+	}
+	return item.(*v1.Pod)
+}
+
+// List are the pods of this host.
+func (a *Agent) List() []*v1.Pod {
+	items := a.Config.Pods.GetStore().List()
+	list := make([]*v1.Pod, 0, len(items))
+	for _, item := range items {
+		list = append(list, item.(*v1.Pod))
+	}
+	return list
+}
+
+func (a *Agent) upsert(pod *v1.Pod) {
+	a.mu.Lock()
+	w := a.workers[pod.UID]
+	if w == nil {
+		a.hire(pod, false)
+		a.mu.Unlock()
+		return
+	}
+	a.mu.Unlock()
+	w.update(pod)
+}
+
+func (a *Agent) gone(pod *v1.Pod) {
+	a.mu.Lock()
+	w := a.workers[pod.UID]
+	a.mu.Unlock()
+	if w != nil {
+		w.delete(pod)
+	}
+}
+
+// hire starts a worker. a.mu is held.
+func (a *Agent) hire(pod *v1.Pod, orphan bool) {
+	w := newWorker(a, pod, orphan)
+	a.workers[pod.UID] = w
+	ctx := a.ctx
+	a.wg.Go(func() {
+		w.run(ctx)
+		a.mu.Lock()
+		delete(a.workers, pod.UID)
+		a.mu.Unlock()
+	})
+}
+
+// adoptOrphans finds what is on the host of pods that the API has no more,
+// and has it taken away.
+func (a *Agent) adoptOrphans(ctx context.Context) error {
+	known, err := a.Config.Runtime.UIDs(ctx)
+	if err != nil {
+		a.Logger.Warn("cannot look for pods that are gone", "error", err)
+		return err
+	}
+	for _, uid := range append(a.Volumes.Pods(), a.Cgroups.Pods()...) {
+		if _, ok := known[uid]; !ok {
+			known[uid] = types.NamespacedName{}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for uid, name := range known {
+		if a.workers[uid] == nil {
+			a.Logger.Info("taking away a pod that is gone", "pod", name.String(), "uid", uid)
+			a.hire(&v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, Namespace: name.Namespace, Name: name.Name}}, true)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) unhealthy(pod *v1.Pod, c *v1.Container, kind probes.Kind, message string) {
+	a.event(pod, c.Name, v1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %s", kind, message))
+}
+
+// event records an event of the pod, or of one of its containers.
+func (a *Agent) event(pod *v1.Pod, container, kind, reason, message string) {
+	ref := &v1.ObjectReference{
+		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion}
+	if pod.Namespace == "" {
+		return // an orphan: nobody would find the event
+	}
+	if container != "" {
+		ref.FieldPath = fieldPath(pod, container)
+	}
+	a.Recorder.Event(ref, kind, reason, message)
+}
+
+func fieldPath(pod *v1.Pod, container string) string {
+	for i := range pod.Spec.InitContainers {
+		if pod.Spec.InitContainers[i].Name == container {
+			return fmt.Sprintf("spec.initContainers{%s}", container)
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if pod.Spec.EphemeralContainers[i].Name == container {
+			return fmt.Sprintf("spec.ephemeralContainers{%s}", container)
+		}
+	}
+	return fmt.Sprintf("spec.containers{%s}", container)
+}

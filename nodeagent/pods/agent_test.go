@@ -1,0 +1,206 @@
+package pods
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	critest "k8s.io/cri-api/pkg/apis/testing"
+
+	"clusterctl/nodeagent/runtime"
+)
+
+// noCgroups stands for a host whose control groups nobody may touch.
+type noCgroups struct{}
+
+func (noCgroups) Parent(*v1.Pod) string  { return "/kubepods" }
+func (noCgroups) Create(*v1.Pod) error   { return nil }
+func (noCgroups) Remove(types.UID) error { return nil }
+func (noCgroups) Pods() []types.UID      { return nil }
+
+// bench is an agent between a fake API and a fake runtime.
+type bench struct {
+	t      *testing.T
+	client *fake.Clientset
+	cri    *critest.FakeRuntimeService
+	images *critest.FakeImageService
+	dir    string
+	stop   func()
+}
+
+func newBench(t *testing.T) *bench {
+	b := &bench{t: t, client: fake.NewClientset(), cri: critest.NewFakeRuntimeService(), images: critest.NewFakeImageService(), dir: t.TempDir()}
+	b.images.SetFakeImages([]string{"docker.io/library/i:latest"})
+	return b
+}
+
+// start runs an agent; calling it again is a restart.
+func (b *bench) start() {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	logger := slog.New(slog.DiscardHandler)
+	factory := informers.NewSharedInformerFactory(b.client, 0)
+	agent := New(ctx, Config{
+		StateDir: b.dir, LogDir: filepath.Join(b.dir, "logs"), Domain: "cluster.local", DNSAddress: "10.96.0.10",
+		HostIPs: []string{"192.0.2.1"}, MemoryCapacity: 1 << 30,
+		Client: b.client, Runtime: runtime.New(b.cri, b.images, logger), Cgroups: noCgroups{},
+		Services: factory.Core().V1().Services().Lister(), Pods: factory.Core().V1().Pods().Informer(),
+		Synced:   []cache.InformerSynced{factory.Core().V1().Services().Informer().HasSynced},
+		Recorder: record.NewFakeRecorder(1000), Logger: logger,
+		Node: func() *v1.Node { return nil }, NetworkReady: func() bool { return true },
+	})
+	factory.Start(ctx.Done())
+	done := make(chan error, 1)
+	go func() { done <- agent.Run(ctx) }()
+	b.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Error(err)
+		}
+	}
+}
+
+// until waits for the pod, as the API has it, to look as wanted.
+func (b *bench) until(what string, holds func(*v1.Pod) bool) *v1.Pod {
+	b.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		pod, err := b.client.CoreV1().Pods("n").Get(b.t.Context(), "p", metav1.GetOptions{})
+		if err != nil {
+			pod = nil
+		}
+		if holds(pod) {
+			return pod
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("the pod is never %s: %+v", what, pod)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func ready(p *v1.Pod) bool {
+	c := condition(&p.Status, v1.PodReady)
+	return c != nil && c.Status == v1.ConditionTrue
+}
+
+func TestAgentRunsAdoptsRestartsAndDeletes(t *testing.T) {
+	b := newBench(t)
+	pod := testPod(v1.RestartPolicyAlways)
+	pod.Spec.Containers = pod.Spec.Containers[:1]
+	pod.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "data", MountPath: "/data"}}
+	pod.Spec.Volumes = []v1.Volume{{Name: "data", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
+	if _, err := b.client.CoreV1().Pods("n").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	pod = b.until("ready", func(p *v1.Pod) bool { return ready(p) && p.Status.Phase == v1.PodRunning })
+	first := pod.Status.ContainerStatuses[0].ContainerID
+	if pod.Status.PodIP == "" || pod.Status.HostIP != "192.0.2.1" || pod.Status.QOSClass != v1.PodQOSBestEffort {
+		t.Errorf("status: %+v", pod.Status)
+	}
+
+	b.stop()
+	before := len(b.cri.GetCalls())
+	b.start()
+	time.Sleep(1500 * time.Millisecond)
+	for _, call := range b.cri.GetCalls()[before:] {
+		if slices.Contains([]string{"RunPodSandbox", "CreateContainer", "StartContainer", "StopContainer", "StopPodSandbox"}, call) {
+			t.Errorf("a restart of the agent did %s", call)
+		}
+	}
+	pod = b.until("ready still", ready)
+	if got := pod.Status.ContainerStatuses[0].ContainerID; got != first {
+		t.Errorf("after a restart of the agent: container %s, want %s", got, first)
+	}
+
+	b.cri.Lock()
+	run := b.cri.Containers[first[len(idPrefix):]]
+	run.State, run.ExitCode, run.Reason, run.FinishedAt = criv1.ContainerState_CONTAINER_EXITED, 3, "Error", time.Now().UnixNano()
+	b.cri.Unlock()
+	pod = b.until("restarted", func(p *v1.Pod) bool { return p.Status.ContainerStatuses[0].RestartCount == 1 && ready(p) })
+	if last := pod.Status.ContainerStatuses[0].LastTerminationState.Terminated; last == nil || last.ExitCode != 3 {
+		t.Errorf("last state: %+v", last)
+	}
+
+	now, grace := metav1.Now(), int64(5)
+	b.until("gone", func(p *v1.Pod) bool {
+		if p != nil && p.DeletionTimestamp == nil { // a patch of the fake can undo what is written at the same time
+			p = p.DeepCopy()
+			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &now, &grace
+			if err := b.client.Tracker().Update(v1.SchemeGroupVersion.WithResource("pods"), p, "n"); err != nil {
+				t.Log(err)
+			}
+		}
+		return p == nil
+	})
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		b.cri.Lock()
+		left := len(b.cri.Sandboxes)
+		b.cri.Unlock()
+		_, err := os.Stat(filepath.Join(b.dir, "logs", "n_p_u"))
+		if left == 0 && os.IsNotExist(err) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left behind: %d sandboxes, logs %v", left, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if entries, _ := os.ReadDir(filepath.Join(b.dir, "pods")); len(entries) != 0 {
+		t.Errorf("left behind: %v", entries)
+	}
+	b.stop()
+}
+
+func TestAgentShowsWhyAnImageIsMissing(t *testing.T) {
+	b := newBench(t)
+	pod := testPod(v1.RestartPolicyAlways)
+	pod.Spec.Containers = []v1.Container{{Name: "a", Image: "none", ImagePullPolicy: v1.PullNever}}
+	if _, err := b.client.CoreV1().Pods("n").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.until("waiting for its image", func(p *v1.Pod) bool {
+		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
+			p.Status.ContainerStatuses[0].State.Waiting.Reason == "ErrImageNeverPull"
+	})
+	b.stop()
+}
+
+func TestAgentTakesAwayWhatIsLeftOfGonePods(t *testing.T) {
+	b := newBench(t)
+	pod := testPod(v1.RestartPolicyAlways)
+	config := &criv1.PodSandboxConfig{
+		Metadata: &criv1.PodSandboxMetadata{Name: "p", Namespace: "n", Uid: "u"}, Labels: runtime.PodLabels(pod)}
+	if _, err := b.cri.RunPodSandbox(t.Context(), config, ""); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		b.cri.Lock()
+		left := len(b.cri.Sandboxes)
+		b.cri.Unlock()
+		if left == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the sandbox of a pod that is gone stays")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	b.stop()
+}

@@ -1,0 +1,91 @@
+package pods
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// When the log of a container is rotated, and how many files stay.
+const (
+	logCheck    = 10 * time.Second
+	logMaxBytes = 10 << 20
+	logMaxFiles = 5
+)
+
+// rotateLogs keeps the logs of running containers short until ctx ends.
+func (a *Agent) rotateLogs(ctx context.Context) {
+	ticker := time.NewTicker(logCheck)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		for _, name := range longLogs(a.LogDir) {
+			if err := a.rotate(ctx, name); err != nil {
+				a.Logger.Warn("cannot rotate log", "file", name, "error", err)
+			}
+		}
+	}
+}
+
+// longLogs are the current logs that have grown beyond the limit.
+func longLogs(dir string) []string {
+	var long []string
+	files, _ := filepath.Glob(filepath.Join(dir, "*", "*", "*.log"))
+	for _, name := range files {
+		if info, err := os.Stat(name); err == nil && info.Size() > logMaxBytes {
+			long = append(long, name)
+		}
+	}
+	return long
+}
+
+// rotate puts the log aside and has the runtime open a new one.
+func (a *Agent) rotate(ctx context.Context, name string) error {
+	id, err := a.runningWithLog(ctx, name)
+	if err != nil || id == "" {
+		return err // an ended container's log grows no more
+	}
+	aside := name + "." + time.Now().UTC().Format("20060102-150405")
+	if err := os.Rename(name, aside); err != nil {
+		return err
+	}
+	if err := a.Config.Runtime.ReopenContainerLog(ctx, id); err != nil {
+		_ = os.Rename(aside, name) // the runtime writes on in the old file
+		return err
+	}
+	rotated, err := filepath.Glob(name + ".*")
+	if err != nil {
+		return err
+	}
+	slices.Sort(rotated)
+	for len(rotated) > logMaxFiles-1 {
+		if err := os.Remove(rotated[0]); err != nil {
+			return err
+		}
+		rotated = rotated[1:]
+	}
+	return nil
+}
+
+func (a *Agent) runningWithLog(ctx context.Context, name string) (string, error) {
+	running, err := a.Config.Runtime.ListContainers(ctx, &criv1.ContainerFilter{
+		State: &criv1.ContainerStateValue{State: criv1.ContainerState_CONTAINER_RUNNING}})
+	if err != nil {
+		return "", err
+	}
+	for _, c := range running {
+		status, err := a.Config.Runtime.ContainerStatus(ctx, c.Id, false)
+		if err == nil && status.Status.GetLogPath() == name {
+			return c.Id, nil
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,411 @@
+package pods
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"clusterctl/nodeagent/images"
+	"clusterctl/nodeagent/runtime"
+	"clusterctl/nodeagent/volumes"
+)
+
+// Reasons a container could not be started, as its status shows them.
+const (
+	reasonConfig   = "CreateContainerConfigError"
+	reasonCreate   = "CreateContainerError"
+	reasonRun      = "RunContainerError"
+	reasonPostHook = "PostStartHookError"
+)
+
+const (
+	faultFirst   = time.Second
+	faultLongest = 30 * time.Second
+)
+
+// begin starts the action in the background. w.mu is held.
+func (w *worker) begin(ctx context.Context, s *Situation, action Action) {
+	key := action.Key()
+	if running := w.operations[key]; running != nil {
+		if action.Verb != Stop || running.action.Verb != Stop {
+			return
+		}
+		running.cancel() // a shorter grace takes over
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	o := &operation{action: action, cancel: cancel, kill: time.Now().Add(action.Grace)}
+	w.operations[key] = o
+	if action.Verb == Stop && action.Restart {
+		w.remember(action.Container).Restart = action.ID
+	}
+	if action.Verb == Start {
+		h := w.remember(action.Container)
+		if latest := s.Actual.Latest(action.Container); latest != nil {
+			h.Crash = s.crash(action.Container).Restarted(latest.FinishedAt, s.Now)
+		}
+	}
+	if action.Verb == Prepare {
+		w.stale = false
+	}
+	mounted := w.mounted
+	w.agent.wg.Go(func() {
+		defer cancel()
+		err := w.perform(ctx, s, action, mounted)
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err() // called off
+		}
+		w.finish(o, err)
+	})
+}
+
+// background runs what belongs to no action, once at a time. w.mu is held.
+func (w *worker) background(ctx context.Context, key string, do func(context.Context) error) {
+	if w.operations[key] != nil {
+		return
+	}
+	if fault, ok := w.faults[key]; ok && time.Now().Before(fault.Until) {
+		time.AfterFunc(time.Until(fault.Until), w.poke)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	o := &operation{action: Action{Verb: Verb(key)}, cancel: cancel}
+	w.operations[key] = o
+	w.agent.wg.Go(func() {
+		defer cancel()
+		w.finish(o, do(ctx))
+	})
+}
+
+// finish records how an operation ended and looks again.
+func (w *worker) finish(o *operation, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer w.poke()
+	w.finished++
+	a, key := o.action, o.action.Key()
+	if w.operations[key] == o {
+		delete(w.operations, key)
+	} else {
+		return // another took over
+	}
+	if a.Verb == Start {
+		w.remember(a.Container).Fault = nil
+	}
+	if err == nil {
+		delete(w.faults, key)
+		delete(w.delays, key)
+		switch a.Verb {
+		case Prepare:
+			w.prepared = true
+		case Teardown:
+			w.tornDown = true
+		}
+		return
+	}
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	delay := min(max(2*w.delays[key], faultFirst), faultLongest)
+	w.delays[key] = delay
+	fault := Fault{Reason: string(a.Verb), Message: err.Error(), Until: time.Now().Add(delay)}
+	if a.Verb == Start {
+		var image *images.Fault
+		var start *startFault
+		switch {
+		case errors.As(err, &image):
+			fault.Reason, fault.Message, fault.Until = image.Reason, image.Message, image.Until
+		case errors.As(err, &start):
+			fault.Reason = start.reason
+			if start.reason == reasonPostHook {
+				fault.Until = time.Time{}
+			}
+		}
+		w.remember(a.Container).Fault = &fault
+	} else {
+		w.faults[key] = fault
+	}
+	w.logger.Warn("cannot "+string(a.Verb), "container", a.Container, "id", a.ID, "error", err)
+}
+
+func (w *worker) remember(container string) *History {
+	if w.history[container] == nil {
+		w.history[container] = &History{}
+	}
+	return w.history[container]
+}
+
+// perform does the action. It may take long; w.mu is not held.
+func (w *worker) perform(ctx context.Context, s *Situation, action Action, mounted *volumes.Mounted) error {
+	a, rt := w.agent, w.agent.Config.Runtime
+	switch action.Verb {
+	case Prepare:
+		return w.prepare(ctx, s)
+	case RunSandbox:
+		return w.runSandbox(ctx, s.Pod, action.Attempt)
+	case Start:
+		return w.start(ctx, s, action, mounted)
+	case Stop:
+		return w.stop(ctx, s, action)
+	case StopSandbox:
+		return rt.StopPodSandbox(ctx, action.ID)
+	case RemoveSandbox:
+		return rt.RemovePodSandbox(ctx, action.ID)
+	case Remove:
+		return rt.RemoveContainer(ctx, action.ID)
+	case Teardown:
+		a.Objects.Release(w.uid)
+		a.images.Forget(s.Pod)
+		return errors.Join(a.Volumes.Teardown(w.uid), a.Cgroups.Remove(w.uid))
+	}
+	return nil
+}
+
+func (w *worker) prepare(ctx context.Context, s *Situation) error {
+	pod := withAddresses(s)
+	if !s.Prepared {
+		if err := w.agent.Cgroups.Create(pod); err != nil {
+			return err
+		}
+	}
+	mounted, err := w.agent.Volumes.Prepare(ctx, pod)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.agent.event(pod, "", v1.EventTypeWarning, "FailedMount", err.Error())
+		}
+		return err
+	}
+	w.mu.Lock()
+	w.mounted = mounted
+	w.mu.Unlock()
+	return nil
+}
+
+func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) error {
+	if attempt > 0 {
+		w.agent.event(pod, "", v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	}
+	config, err := w.agent.sandboxConfig(pod, attempt)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
+		return fmt.Errorf("make log directory: %w", err)
+	}
+	handler := ""
+	if pod.Spec.RuntimeClassName != nil {
+		handler = *pod.Spec.RuntimeClassName
+	}
+	if _, err := w.agent.Config.Runtime.RunPodSandbox(ctx, config, handler); err != nil {
+		if ctx.Err() == nil {
+			w.agent.event(pod, "", v1.EventTypeWarning, "FailedCreatePodSandBox", fmt.Sprintf("Failed to create pod sandbox: %v", err))
+		}
+		return fmt.Errorf("run sandbox: %w", err)
+	}
+	return nil
+}
+
+// startFault is a failure to start, with its reason in the status.
+type startFault struct {
+	reason string
+	err    error
+}
+
+func (f *startFault) Error() string { return f.err.Error() }
+func (f *startFault) Unwrap() error { return f.err }
+
+// start pulls the image, makes the container, starts it and runs its
+// postStart hook.
+func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted *volumes.Mounted) error {
+	a, pod := w.agent, withAddresses(s)
+	c, target := find(pod, action.Container)
+	if c == nil {
+		return fmt.Errorf("the pod has no container %q", action.Container)
+	}
+	report := func(kind, reason, message string) { a.event(pod, c.Name, kind, reason, message) }
+	fault := func(reason string, err error) error {
+		if ctx.Err() == nil {
+			report(v1.EventTypeWarning, "Failed", "Error: "+err.Error())
+		}
+		return &startFault{reason, err}
+	}
+	sandbox := s.Actual.Sandbox()
+	sandboxConfig, err := a.sandboxConfig(pod, sandbox.Attempt)
+	if err != nil {
+		return fault(reasonConfig, err)
+	}
+	image, err := a.images.Ensure(ctx, pod, c, sandboxConfig, w.pullSecrets(ctx, pod), report)
+	if err != nil {
+		return err
+	}
+	config, err := a.containerConfig(ctx, pod, c, action.Attempt, image, s.podIPs(), mounted)
+	if err != nil {
+		return fault(reasonConfig, err)
+	}
+	if target != "" {
+		if run := s.Actual.Latest(target); run != nil {
+			options := config.Linux.SecurityContext.NamespaceOptions
+			options.Pid, options.TargetId = criv1.NamespaceMode_TARGET, run.ID
+		}
+	}
+	id, err := a.Config.Runtime.CreateContainer(ctx, sandbox.ID, config, sandboxConfig)
+	if err != nil {
+		return fault(reasonCreate, err)
+	}
+	report(v1.EventTypeNormal, "Created", "Container created")
+	if err := a.Config.Runtime.StartContainer(ctx, id); err != nil {
+		return fault(reasonRun, err)
+	}
+	report(v1.EventTypeNormal, "Started", "Container started")
+	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
+		if err := a.hook(ctx, pod, c, c.Lifecycle.PostStart, id, s.podIPs()); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			report(v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+			grace := int64(30)
+			if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
+				grace = *g
+			}
+			report(v1.EventTypeNormal, "Killing", "FailedPostStartHook")
+			if stop := a.Config.Runtime.StopContainer(ctx, id, max(grace, 2)); stop != nil {
+				w.logger.Warn("cannot stop a container whose postStart hook failed", "container", c.Name, "error", stop)
+			}
+			return &startFault{reasonPostHook, err}
+		}
+	}
+	return nil
+}
+
+// stop runs the preStop hook and stops the container, both within its grace.
+func (w *worker) stop(ctx context.Context, s *Situation, action Action) error {
+	a, began := w.agent, time.Now()
+	a.event(s.Pod, action.Container, v1.EventTypeNormal, "Killing", action.Message)
+	c, _ := find(s.Pod, action.Container)
+	if c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
+		hook, cancel := context.WithTimeout(ctx, action.Grace)
+		err := a.hook(hook, s.Pod, c, c.Lifecycle.PreStop, action.ID, s.podIPs())
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			w.logger.Info("preStop hook failed", "container", action.Container, "error", err)
+			a.event(s.Pod, action.Container, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+		}
+	}
+	left := max(action.Grace-time.Since(began), minimumGrace)
+	err := a.Config.Runtime.StopContainer(ctx, action.ID, int64((left+time.Second-1)/time.Second))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if runtime.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// pullSecrets are the pod's imagePullSecrets, as far as they are there.
+func (w *worker) pullSecrets(ctx context.Context, pod *v1.Pod) []v1.Secret {
+	var secrets []v1.Secret
+	for _, ref := range pod.Spec.ImagePullSecrets {
+		secret, err := w.agent.Objects.Secret(ctx, pod.UID, pod.Namespace, ref.Name)
+		if err != nil {
+			w.agent.event(pod, "", v1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+				fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name))
+			continue
+		}
+		secrets = append(secrets, *secret)
+	}
+	return secrets
+}
+
+// patchStatus sends what differs between the status that the API has and the
+// one that it shall have.
+func (w *worker) patchStatus(ctx context.Context, pod *v1.Pod, status v1.PodStatus) error {
+	before, err := json.Marshal(v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: pod.UID}, Status: pod.Status})
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	after, err := json.Marshal(v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: pod.UID}, Status: status})
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(before, after, v1.Pod{})
+	if err != nil {
+		return fmt.Errorf("compare statuses: %w", err)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(patch, &fields); err != nil {
+		return fmt.Errorf("read back patch: %w", err)
+	}
+	fields["metadata"] = map[string]any{"uid": pod.UID}
+	if patch, err = json.Marshal(fields); err != nil {
+		return fmt.Errorf("encode patch: %w", err)
+	}
+	got, err := w.agent.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // gone, or another pod of the same name: the watch will tell
+	}
+	if err != nil {
+		return fmt.Errorf("patch status: %w", err)
+	}
+	got.ManagedFields = nil
+	w.update(got)
+	return nil
+}
+
+// deleteObject takes the pod out of the API once nothing of it runs.
+func (w *worker) deleteObject(ctx context.Context, pod *v1.Pod) error {
+	now := int64(0)
+	err := w.agent.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete pod: %w", err)
+	}
+	return nil
+}
+
+// purge removes the last traces: logs and probes.
+func (w *worker) purge(s *Situation) {
+	w.agent.probes.StopAllBut(w.uid, nil)
+	if s.Pod.Name == "" {
+		return
+	}
+	if err := os.RemoveAll(w.agent.logDirectory(s.Pod)); err != nil {
+		w.logger.Warn("cannot remove logs", "error", err)
+	}
+}
+
+// withAddresses is the pod with the addresses that it is about to report.
+func withAddresses(s *Situation) *v1.Pod {
+	pod := s.Pod.DeepCopy()
+	addresses(s, &pod.Status)
+	return pod
+}
+
+// find is the named container of the pod, and the target of an ephemeral one.
+func find(pod *v1.Pod, name string) (c *v1.Container, target string) {
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i], ""
+			}
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
+			return (*v1.Container)(&e.EphemeralContainerCommon), e.TargetContainerName
+		}
+	}
+	return nil, ""
+}

@@ -1,0 +1,169 @@
+package pods
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"clusterctl/nodeagent/probes"
+	"clusterctl/nodeagent/runtime"
+)
+
+// Situation is everything that a decision about a pod depends on.
+type Situation struct {
+	Pod    *v1.Pod
+	Actual *runtime.Pod
+	Now    time.Time
+
+	End  *End // why the pod has to end; nil while it shall run
+	Gone bool // the API has the pod no more
+
+	Probes   map[string]probes.Result // by container ID
+	History  map[string]*History      // by container name
+	Faults   map[string]Fault         // of operations on the pod itself, by key
+	Busy     map[string]bool          // operations under way, by key
+	Stopping map[string]time.Time     // containers being stopped, by ID: when they are killed
+
+	NetworkReady bool // pods can be given addresses
+	Prepared     bool // cgroup and volumes are in place
+	TornDown     bool // cgroup and volumes are gone again
+	HostIPs      []string
+}
+
+// End is why and how a pod has to end.
+type End struct {
+	Phase   v1.PodPhase // to report when everything has stopped; empty to derive it
+	Reason  string
+	Message string
+	Grace   int64     // seconds for containers to stop in
+	Since   time.Time // when it was noticed
+}
+
+// History is what the worker remembers of a container. It is lost with the
+// agent, which costs no more than a shorter back-off.
+type History struct {
+	Crash   Crash
+	Fault   *Fault // why the last start failed; nil after a success
+	Restart string // ID of a run that was stopped in order to be started again
+}
+
+// Fault is a failure that holds an operation back.
+type Fault struct {
+	Reason  string
+	Message string
+	Until   time.Time
+}
+
+// history never returns nil.
+func (s *Situation) history(container string) *History {
+	if h := s.History[container]; h != nil {
+		return h
+	}
+	return &History{}
+}
+
+// current is the latest run of the container in the pod's newest sandbox.
+func (s *Situation) current(container string) *runtime.Container {
+	sandbox := s.Actual.Sandbox()
+	latest := s.Actual.Latest(container)
+	if sandbox == nil || latest == nil || latest.SandboxID != sandbox.ID {
+		return nil
+	}
+	return latest
+}
+
+// sandboxUsable says that containers can run in the newest sandbox.
+func (s *Situation) sandboxUsable() bool {
+	sandbox := s.Actual.Sandbox()
+	return sandbox != nil && sandbox.Ready && (s.Pod.Spec.HostNetwork || len(sandbox.IPs) > 0)
+}
+
+// podIPs are the pod's addresses, as far as they are known.
+func (s *Situation) podIPs() []string {
+	if s.Pod.Spec.HostNetwork {
+		return s.HostIPs
+	}
+	if sandbox := s.Actual.Sandbox(); sandbox != nil && len(sandbox.IPs) > 0 {
+		return sandbox.IPs
+	}
+	return nil
+}
+
+func (s *Situation) anyRunning() bool {
+	for i := range s.Actual.Containers {
+		if s.Actual.Containers[i].State == runtime.Running {
+			return true
+		}
+	}
+	return false
+}
+
+// isSidecar says that an init container stays while the pod runs.
+func isSidecar(c *v1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
+}
+
+// initialized says that the init containers have done their work in the
+// newest sandbox: something after them has been started, or they are done.
+func (s *Situation) initialized() bool {
+	for i := range s.Pod.Spec.Containers {
+		if s.current(s.Pod.Spec.Containers[i].Name) != nil {
+			return true
+		}
+	}
+	for i := range s.Pod.Spec.InitContainers {
+		c := &s.Pod.Spec.InitContainers[i]
+		run := s.current(c.Name)
+		switch {
+		case run == nil:
+			return false
+		case isSidecar(c):
+			if run.State != runtime.Running || !s.Probes[run.ID].Started || s.Busy[startKey(c.Name)] {
+				return false
+			}
+		case run.State != runtime.Exited || run.ExitCode != 0:
+			return false
+		}
+	}
+	return true
+}
+
+func isInit(pod *v1.Pod, name string) bool {
+	for i := range pod.Spec.InitContainers {
+		if pod.Spec.InitContainers[i].Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// restarts says whether container c is started again after it exited with
+// code, by its own rules, its own policy or the pod's.
+func restarts(pod *v1.Pod, c *v1.Container, code int32) bool {
+	if code == 0 && isInit(pod, c.Name) && !isSidecar(c) {
+		return false
+	}
+	for _, rule := range c.RestartPolicyRules {
+		if rule.ExitCodes == nil {
+			continue
+		}
+		listed := false
+		for _, v := range rule.ExitCodes.Values {
+			listed = listed || v == code
+		}
+		if listed == (rule.ExitCodes.Operator == v1.ContainerRestartRuleOnExitCodesOpIn) {
+			return rule.Action == v1.ContainerRestartRuleActionRestart
+		}
+	}
+	policy := pod.Spec.RestartPolicy
+	if c.RestartPolicy != nil {
+		policy = v1.RestartPolicy(*c.RestartPolicy)
+	}
+	switch policy {
+	case v1.RestartPolicyNever:
+		return false
+	case v1.RestartPolicyOnFailure:
+		return code != 0
+	}
+	return true
+}

@@ -1,0 +1,181 @@
+package pods
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"clusterctl/nodeagent/runtime"
+)
+
+// idPrefix is how the API spells a container's ID.
+const idPrefix = "containerd://"
+
+// describer makes the statuses of containers.
+type describer struct {
+	s       *Situation
+	plan    *Plan
+	initial v1.ContainerStateWaiting // of a container that nobody has begun to start
+	stopped bool
+}
+
+func (d *describer) containers(list []v1.Container, initContainers bool) []v1.ContainerStatus {
+	if len(list) == 0 {
+		return nil
+	}
+	statuses := make([]v1.ContainerStatus, 0, len(list))
+	for i := range list {
+		statuses = append(statuses, d.container(&list[i], initContainers))
+	}
+	slices.SortFunc(statuses, func(a, b v1.ContainerStatus) int {
+		if initContainers {
+			return 0 // in the order they run
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return statuses
+}
+
+func (d *describer) ephemeral() []v1.ContainerStatus {
+	var statuses []v1.ContainerStatus
+	for i := range d.s.Pod.Spec.EphemeralContainers {
+		c := v1.Container(d.s.Pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+		statuses = append(statuses, d.container(&c, false))
+	}
+	return statuses
+}
+
+func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
+	s := d.s
+	runs := s.Actual.Runs(c.Name)
+	if len(runs) > 0 && (runs[0].State == runtime.Created || s.Busy[startKey(c.Name)] && runs[0].State == runtime.Running) {
+		runs = runs[1:] // not started until its postStart hook has ended
+	}
+	no := false
+	status := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no}
+	if len(runs) == 0 {
+		status.State = d.absent(c)
+		if old := d.told(c.Name); old != nil {
+			status.RestartCount = old.RestartCount
+			status.LastTerminationState = old.LastTerminationState
+			if old.State.Terminated != nil {
+				status = *old // the runtime has forgotten it, the API has not
+			} else if old.State.Running != nil && d.stopped {
+				status.State = v1.ContainerState{Terminated: lost()}
+			}
+		}
+		return status
+	}
+	run := runs[0]
+	status.ContainerID = idPrefix + run.ID
+	status.RestartCount = int32(run.Attempt)
+	status.ImageID = run.ImageRef
+	if run.Image != "" {
+		status.Image = run.Image
+	}
+	status.State = state(run)
+	if len(runs) > 1 {
+		status.LastTerminationState = v1.ContainerState{Terminated: state(runs[1]).Terminated}
+	}
+	if run.State == runtime.Running {
+		result := s.Probes[run.ID]
+		started := result.Started
+		status.Started = &started
+		status.Ready = started && result.Ready
+		if isInit && !isSidecar(c) {
+			status.Ready = false
+		}
+		d.resources(c, run, &status)
+	}
+	if isInit && !isSidecar(c) && run.State == runtime.Exited && run.ExitCode == 0 {
+		status.Ready = true
+	}
+	if run.State == runtime.Exited && s.End == nil && !s.Gone {
+		waiting, ok := d.plan.Waiting[c.Name]
+		if fault := s.history(c.Name).Fault; !ok && fault != nil {
+			waiting, ok = *fault, true
+		}
+		if ok {
+			status.LastTerminationState = status.State
+			status.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: waiting.Reason, Message: waiting.Message}}
+			status.Ready = false
+		}
+	}
+	return status
+}
+
+// absent is the state of a container that has no run.
+func (d *describer) absent(c *v1.Container) v1.ContainerState {
+	if d.stopped && d.told(c.Name) != nil && d.told(c.Name).State.Running != nil {
+		return v1.ContainerState{Terminated: lost()}
+	}
+	waiting := d.initial
+	if fault := d.s.history(c.Name).Fault; fault != nil {
+		waiting = v1.ContainerStateWaiting{Reason: fault.Reason, Message: fault.Message}
+	}
+	return v1.ContainerState{Waiting: &waiting}
+}
+
+func lost() *v1.ContainerStateTerminated {
+	return &v1.ContainerStateTerminated{
+		Reason:   "ContainerStatusUnknown",
+		Message:  "The container could not be located when the pod was terminated",
+		ExitCode: 137,
+	}
+}
+
+// told is what the API has of the container.
+func (d *describer) told(name string) *v1.ContainerStatus {
+	status := &d.s.Pod.Status
+	for _, list := range [][]v1.ContainerStatus{status.ContainerStatuses, status.InitContainerStatuses, status.EphemeralContainerStatuses} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
+func (d *describer) resources(c *v1.Container, run *runtime.Container, status *v1.ContainerStatus) {
+	if len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {
+		status.AllocatedResources = c.Resources.Requests
+		status.Resources = &v1.ResourceRequirements{Requests: c.Resources.Requests, Limits: c.Resources.Limits}
+	} else {
+		status.Resources = &v1.ResourceRequirements{}
+	}
+	for _, m := range c.VolumeMounts {
+		mount := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.ReadOnly {
+			mode := v1.RecursiveReadOnlyDisabled
+			mount.RecursiveReadOnly = &mode
+		}
+		status.VolumeMounts = append(status.VolumeMounts, mount)
+	}
+	if user := run.User.GetLinux(); user != nil {
+		status.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{
+			UID: user.Uid, GID: user.Gid, SupplementalGroups: user.SupplementalGroups}}
+	}
+}
+
+// state is a run's state as the API spells it.
+func state(run *runtime.Container) v1.ContainerState {
+	switch run.State {
+	case runtime.Running:
+		return v1.ContainerState{Running: &v1.ContainerStateRunning{StartedAt: wholeSeconds(run.StartedAt)}}
+	case runtime.Exited:
+		return v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
+			ExitCode: run.ExitCode, Reason: run.Reason, Message: run.Message,
+			StartedAt: wholeSeconds(run.StartedAt), FinishedAt: wholeSeconds(run.FinishedAt),
+			ContainerID: idPrefix + run.ID,
+		}}
+	}
+	return v1.ContainerState{Terminated: lost()}
+}
+
+// wholeSeconds is t as the API keeps times: a status with fractions would never
+// equal the one that comes back.
+func wholeSeconds(t time.Time) metav1.Time { return metav1.NewTime(t).Rfc3339Copy() }

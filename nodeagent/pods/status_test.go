@@ -1,0 +1,37 @@
+package pods
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"clusterctl/nodeagent/runtime"
+)
+
+// TestDescribeSurvivesTheAPI checks that a status which comes back from the API
+// equals the one that was sent, whatever fractions the runtime's times have:
+// otherwise it would be sent for ever.
+func TestDescribeSurvivesTheAPI(t *testing.T) {
+	fraction := 123456789 * time.Nanosecond
+	one, two := run("a", runtime.Running, 0, 1), run("b", runtime.Exited, 3, 0)
+	one.StartedAt = t0.Add(fraction)
+	two.StartedAt, two.FinishedAt = t0.Add(fraction), t0.Add(fraction)
+	s := situation(testPod("Always"), one, two)
+	s.Now = t0.Add(fraction)
+	plan := Decide(s)
+	want := Describe(s, &plan)
+	raw, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got v1.PodStatus
+	if err := json.Unmarshal(raw, &got); err != nil {
+		t.Fatal(err)
+	}
+	if !equality.Semantic.DeepEqual(want, got) {
+		t.Errorf("came back as\n%+v\nwant\n%+v", got, want)
+	}
+}

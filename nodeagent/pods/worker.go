@@ -1,0 +1,374 @@
+package pods
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"clusterctl/nodeagent/probes"
+	"clusterctl/nodeagent/runtime"
+	"clusterctl/nodeagent/volumes"
+)
+
+// worker makes one pod real.
+type worker struct {
+	agent  *Agent
+	uid    types.UID
+	wake   chan struct{}
+	logger *slog.Logger
+
+	mu         sync.Mutex
+	pod        *v1.Pod // the newest that the API gave
+	gone       bool    // the API has it no more
+	admitted   bool
+	end        *End
+	history    map[string]*History
+	faults     map[string]Fault
+	delays     map[string]time.Duration // of faults, doubling
+	operations map[string]*operation
+	finished   uint64 // operations so far: what was observed before one is out of date
+	prepared   bool
+	tornDown   bool
+	mounted    *volumes.Mounted
+	stale      bool                 // contents of volumes changed
+	backOffs   map[string]time.Time // ends of back-offs that an event told of, by container
+	messages   map[string]string    // termination messages, by run
+
+	room atomic.Pointer[v1.Pod] // the pod while it takes room on the host
+}
+
+// operation is an action under way.
+type operation struct {
+	action Action
+	cancel context.CancelFunc
+	kill   time.Time // Stop: when the container is killed
+}
+
+func newWorker(a *Agent, pod *v1.Pod, orphan bool) *worker {
+	w := &worker{
+		agent: a, uid: pod.UID, pod: pod, gone: orphan,
+		wake:       make(chan struct{}, 1),
+		logger:     a.Logger.With("pod", pod.Namespace+"/"+pod.Name),
+		history:    map[string]*History{},
+		faults:     map[string]Fault{},
+		delays:     map[string]time.Duration{},
+		operations: map[string]*operation{},
+		messages:   map[string]string{},
+		backOffs:   map[string]time.Time{},
+	}
+	w.poke()
+	return w
+}
+
+func (w *worker) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// update takes a newer version of the pod.
+func (w *worker) update(pod *v1.Pod) {
+	w.mu.Lock()
+	if !older(pod, w.pod) {
+		if !maps.Equal(pod.Labels, w.pod.Labels) || !maps.Equal(pod.Annotations, w.pod.Annotations) {
+			w.stale = true
+		}
+		w.pod = pod
+	}
+	w.mu.Unlock()
+	w.poke()
+}
+
+func older(a, b *v1.Pod) bool {
+	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
+	return err == nil && order < 0
+}
+
+func (w *worker) delete(pod *v1.Pod) {
+	w.mu.Lock()
+	w.pod, w.gone = pod, true
+	w.mu.Unlock()
+	w.poke()
+}
+
+// contentsChanged lets what waited for the contents of objects try again.
+func (w *worker) contentsChanged() {
+	w.mu.Lock()
+	w.stale = true
+	delete(w.faults, string(Prepare))
+	for _, h := range w.history {
+		if h.Fault != nil && h.Fault.Reason == reasonConfig {
+			h.Fault.Until = time.Time{}
+		}
+	}
+	w.mu.Unlock()
+	w.poke()
+}
+
+// run steps until the host holds nothing of the pod, or ctx ends.
+func (w *worker) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-timer.C:
+		}
+		next, done := w.step(ctx)
+		if done {
+			return
+		}
+		timer.Reset(max(min(time.Until(next), time.Hour), 10*time.Millisecond))
+	}
+}
+
+// step observes, decides, describes and acts once. It says when to step
+// again at the latest, and whether the pod is off the host.
+func (w *worker) step(ctx context.Context) (next time.Time, done bool) {
+	now := time.Now()
+	w.mu.Lock()
+	finished := w.finished
+	w.mu.Unlock()
+	actual, err := w.agent.Config.Runtime.Pod(ctx, w.uid)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.logger.Debug("cannot observe the pod", "error", err) // the runtime is down: runtime.Watch says so once
+		}
+		return now.Add(2 * time.Second), false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.finished != finished {
+		return now, false // an operation ended meanwhile: look again, or it is done twice
+	}
+	w.readMessages(actual)
+	s := w.situation(actual, now)
+	w.watchProbes(s)
+	w.judgeEnd(s)
+	plan := Decide(s)
+	if plan.Purged {
+		w.room.Store(nil)
+		w.purge(s)
+		return next, true
+	}
+	if plan.Stopped {
+		w.room.Store(nil)
+	}
+	next = plan.Next
+	if next.IsZero() {
+		next = now.Add(time.Hour)
+	}
+	for _, action := range plan.Actions {
+		w.begin(ctx, s, action)
+	}
+	if at := w.refreshAt(s); !at.IsZero() {
+		if now.Before(at) {
+			next = earlier(next, at)
+		} else {
+			w.begin(ctx, s, Action{Verb: Prepare})
+		}
+	}
+	if deadline := w.deadline(); !deadline.IsZero() && s.End == nil {
+		next = earlier(next, deadline)
+	}
+	w.tellBackOffs(&plan)
+	if !w.gone {
+		w.report(ctx, s, &plan)
+	}
+	return next, false
+}
+
+// tellBackOffs records an event for each container that begins to wait.
+func (w *worker) tellBackOffs(plan *Plan) {
+	for name, waiting := range plan.Waiting {
+		if !w.backOffs[name].Equal(waiting.Until) {
+			w.backOffs[name] = waiting.Until
+			w.agent.event(w.pod, name, v1.EventTypeWarning, "BackOff",
+				fmt.Sprintf("Back-off restarting failed container %s in pod %s_%s(%s)", name, w.pod.Name, w.pod.Namespace, w.uid))
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// situation gathers what decisions depend on. w.mu is held.
+func (w *worker) situation(actual *runtime.Pod, now time.Time) *Situation {
+	s := &Situation{
+		Pod: w.pod, Actual: actual, Now: now, End: w.end, Gone: w.gone,
+		Probes: map[string]probes.Result{}, History: w.history, Faults: w.faults,
+		Busy: map[string]bool{}, Stopping: map[string]time.Time{},
+		NetworkReady: w.agent.NetworkReady(), Prepared: w.prepared, TornDown: w.tornDown,
+		HostIPs: w.agent.HostIPs,
+	}
+	for key, o := range w.operations {
+		s.Busy[key] = true
+		if o.action.Verb == Stop {
+			s.Stopping[o.action.ID] = o.kill
+		}
+	}
+	return s
+}
+
+// watchProbes has every running container probed, and no other.
+func (w *worker) watchProbes(s *Situation) {
+	running := map[string]bool{}
+	ip := ""
+	if ips := s.podIPs(); len(ips) > 0 {
+		ip = ips[0]
+	}
+	for _, list := range [][]v1.Container{s.Pod.Spec.InitContainers, s.Pod.Spec.Containers} {
+		for i := range list {
+			run := s.Actual.Latest(list[i].Name)
+			if run == nil || run.State != runtime.Running {
+				continue
+			}
+			running[run.ID] = true
+			var standing *probes.Result
+			if run.StartedAt.Before(w.agent.began) {
+				standing = told(s.Pod, run)
+			}
+			w.agent.probes.Watch(probes.Target{Pod: s.Pod, Container: &list[i], ContainerID: run.ID, PodIP: ip}, run.StartedAt, standing)
+			s.Probes[run.ID] = w.agent.probes.Result(run.ID)
+		}
+	}
+	w.agent.probes.StopAllBut(w.uid, running)
+}
+
+// told is what the API has of a run, in terms of probes.
+func told(pod *v1.Pod, run *runtime.Container) *probes.Result {
+	for _, list := range [][]v1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
+		for i := range list {
+			if list[i].ContainerID == idPrefix+run.ID {
+				return &probes.Result{Started: isTrue(list[i].Started), Ready: list[i].Ready}
+			}
+		}
+	}
+	return nil
+}
+
+// judgeEnd finds out whether the pod has to end, and calls off what is being
+// started then. An end is never taken back; its grace can only shrink.
+func (w *worker) judgeEnd(s *Situation) {
+	end := w.reasonToEnd(s)
+	if end != nil {
+		if w.end == nil {
+			w.end = end
+		} else if end.Grace < w.end.Grace {
+			w.end.Grace = end.Grace
+		}
+		s.End = w.end
+	}
+	if s.End == nil && !s.Gone {
+		return
+	}
+	for _, o := range w.operations {
+		switch o.action.Verb {
+		case Start, RunSandbox, Prepare:
+			o.cancel()
+		}
+	}
+}
+
+func (w *worker) reasonToEnd(s *Situation) *End {
+	pod := s.Pod
+	grace := int64(30)
+	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
+		grace = *g
+	}
+	end := &End{Grace: grace, Since: s.Now}
+	switch {
+	case pod.DeletionTimestamp != nil:
+		if g := pod.DeletionGracePeriodSeconds; g != nil {
+			end.Grace = *g
+		}
+		return end
+	case s.Gone:
+		return end
+	case w.end != nil:
+		return nil
+	case finished(pod.Status.Phase):
+		end.Phase = pod.Status.Phase
+		return end
+	}
+	if !w.admitted {
+		if reason, message := w.agent.admit(w, pod, s.Actual); reason != "" {
+			w.agent.event(pod, "", v1.EventTypeWarning, reason, message)
+			end.Phase, end.Reason, end.Message = v1.PodFailed, reason, "Pod was rejected: "+message
+			return end
+		}
+		w.admitted = true
+	}
+	if deadline := w.deadline(); !deadline.IsZero() && !s.Now.Before(deadline) {
+		end.Phase, end.Reason = v1.PodFailed, "DeadlineExceeded"
+		end.Message = "Pod was active on the node longer than the specified deadline"
+		w.agent.event(pod, "", v1.EventTypeNormal, end.Reason, end.Message)
+		return end
+	}
+	// The situation so far knows of no end; if its phase is final all the
+	// same, every container has run its course.
+	plan := Decide(s)
+	if status := Describe(s, &plan); finished(status.Phase) || finished(Phase(s, &status, false)) {
+		end.Phase = Phase(s, &status, false)
+		return end
+	}
+	return nil
+}
+
+// deadline is when the pod's activeDeadlineSeconds run out.
+func (w *worker) deadline() time.Time {
+	seconds := w.pod.Spec.ActiveDeadlineSeconds
+	if seconds == nil || w.pod.Status.StartTime == nil {
+		return time.Time{}
+	}
+	return w.pod.Status.StartTime.Add(time.Duration(*seconds) * time.Second)
+}
+
+// refreshAt is when the contents of volumes have to be prepared again.
+func (w *worker) refreshAt(s *Situation) time.Time {
+	if !w.prepared || s.End != nil || s.Gone || s.Busy[string(Prepare)] {
+		return time.Time{}
+	}
+	at := time.Time{}
+	switch {
+	case w.stale:
+		at = s.Now
+	case w.mounted != nil:
+		at = w.mounted.Refresh
+	}
+	if fault, ok := w.faults[string(Prepare)]; ok && !at.IsZero() && at.Before(fault.Until) {
+		at = fault.Until
+	}
+	return at
+}
+
+// report tells the API what changed, and that the pod has ended when it has.
+func (w *worker) report(ctx context.Context, s *Situation, plan *Plan) {
+	status := Describe(s, plan)
+	told := equality.Semantic.DeepEqual(status, w.pod.Status)
+	if !told {
+		w.background(ctx, "status", func(ctx context.Context) error { return w.patchStatus(ctx, s.Pod, status) })
+		return
+	}
+	if plan.Stopped && w.pod.DeletionTimestamp != nil {
+		w.background(ctx, "delete", func(ctx context.Context) error { return w.deleteObject(ctx, s.Pod) })
+	}
+}

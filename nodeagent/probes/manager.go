@@ -1,0 +1,203 @@
+package probes
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Kind is what a probe is for.
+type Kind string
+
+// The kinds of probes, as events spell them.
+const (
+	Liveness  Kind = "Liveness"
+	Readiness Kind = "Readiness"
+	Startup   Kind = "Startup"
+)
+
+// Result is what the probes of one container say.
+type Result struct {
+	Started bool   // the startup probe has succeeded, or there is none
+	Ready   bool   // the readiness probe succeeds, or there is none; false until Started
+	Failed  Kind   // Liveness or Startup once that probe has failed for good
+	Message string // of the last failure
+}
+
+// Report receives failed attempts, for the pod's events.
+type Report func(pod *v1.Pod, c *v1.Container, kind Kind, message string)
+
+// Manager runs the probes of running containers. Safe for concurrent use.
+type Manager struct {
+	ctx     context.Context
+	exec    Exec
+	changed func(types.UID)
+	report  Report
+
+	mu      sync.Mutex
+	workers map[string]*worker // by container ID
+}
+
+type worker struct {
+	stop   context.CancelFunc
+	result Result
+	pod    types.UID
+}
+
+// New makes a manager whose probes end with ctx. changed is called with the
+// pod of every result that changed.
+func New(ctx context.Context, exec Exec, changed func(types.UID), report Report) *Manager {
+	return &Manager{ctx: ctx, exec: exec, changed: changed, report: report, workers: map[string]*worker{}}
+}
+
+// Watch begins to probe a container, unless it is probed already. standing is
+// what was last known of a container that ran before the agent did, and holds
+// until a probe says otherwise; nil for a container that has just started.
+func (m *Manager) Watch(t Target, startedAt time.Time, standing *Result) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.workers[t.ContainerID] != nil {
+		return
+	}
+	ctx, stop := context.WithCancel(m.ctx)
+	w := &worker{stop: stop, pod: t.Pod.UID}
+	w.result = initial(t.Container, standing)
+	m.workers[t.ContainerID] = w
+	for kind, probe := range map[Kind]*v1.Probe{
+		Liveness: t.Container.LivenessProbe, Readiness: t.Container.ReadinessProbe, Startup: t.Container.StartupProbe,
+	} {
+		if probe != nil {
+			go m.run(ctx, w, t, kind, probe, startedAt, standing != nil)
+		}
+	}
+}
+
+// initial is what holds before any probe has answered.
+func initial(c *v1.Container, standing *Result) Result {
+	if standing != nil {
+		return Result{
+			Started: c.StartupProbe == nil || standing.Started,
+			Ready:   c.ReadinessProbe == nil && c.StartupProbe == nil || standing.Ready,
+		}
+	}
+	started := c.StartupProbe == nil
+	return Result{Started: started, Ready: started && c.ReadinessProbe == nil}
+}
+
+// Stop ends the probes of a container and forgets their results.
+func (m *Manager) Stop(containerID string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if w := m.workers[containerID]; w != nil {
+		w.stop()
+		delete(m.workers, containerID)
+	}
+}
+
+// StopAllBut ends the probes of the pod's containers except those in keep.
+func (m *Manager) StopAllBut(pod types.UID, keep map[string]bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, w := range m.workers {
+		if w.pod == pod && !keep[id] {
+			w.stop()
+			delete(m.workers, id)
+		}
+	}
+}
+
+// Result is the latest; the zero Result for a container that is not probed.
+func (m *Manager) Result(containerID string) Result {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if w := m.workers[containerID]; w != nil {
+		return w.result
+	}
+	return Result{}
+}
+
+// run probes until ctx ends or nothing is left to find out.
+func (m *Manager) run(ctx context.Context, w *worker, t Target, kind Kind, p *v1.Probe, startedAt time.Time, adopted bool) {
+	period := seconds(p.PeriodSeconds, 10)
+	wait := time.Until(startedAt.Add(time.Duration(p.InitialDelaySeconds) * time.Second))
+	if adopted {
+		wait = max(wait, time.Duration(rand.Int64N(int64(period)))) // not all at once after a restart
+	}
+	var successes, failures int32
+	for first := true; ; first = false {
+		if !first {
+			wait = period
+			if kind != Startup && !m.Result(t.ContainerID).Started {
+				wait = min(period, time.Second) // waiting for the startup probe
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(wait, 0)):
+		}
+		if kind != Startup && !m.Result(t.ContainerID).Started {
+			continue
+		}
+		ok, message := check(ctx, m.exec, t, p)
+		if ctx.Err() != nil {
+			return
+		}
+		if ok {
+			successes, failures = successes+1, 0
+		} else {
+			successes, failures = 0, failures+1
+			m.report(t.Pod, t.Container, kind, message)
+		}
+		switch {
+		case ok && successes >= max(p.SuccessThreshold, 1):
+			m.set(w, t, kind, true, "")
+			if kind == Startup {
+				return
+			}
+		case !ok && failures >= threshold(p.FailureThreshold):
+			m.set(w, t, kind, false, message)
+			if kind != Readiness {
+				return // the container will be stopped
+			}
+		}
+	}
+}
+
+// set records the verdict of a probe and tells whom it concerns.
+func (m *Manager) set(w *worker, t Target, kind Kind, ok bool, message string) {
+	m.mu.Lock()
+	before := w.result
+	r := &w.result
+	switch kind {
+	case Startup:
+		if ok {
+			r.Started = true
+			r.Ready = t.Container.ReadinessProbe == nil
+		} else {
+			r.Failed, r.Message = Startup, message
+		}
+	case Readiness:
+		r.Ready = ok
+	case Liveness:
+		if !ok {
+			r.Failed, r.Message = Liveness, message
+		}
+	}
+	changed := *r != before
+	m.mu.Unlock()
+	if changed {
+		m.changed(w.pod)
+	}
+}
+
+func threshold(n int32) int32 {
+	if n < 1 {
+		return 3
+	}
+	return n
+}

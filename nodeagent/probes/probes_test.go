@@ -1,0 +1,124 @@
+package probes
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	utilexec "k8s.io/utils/exec"
+)
+
+func TestCheck(t *testing.T) {
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/ok" || r.URL.RawQuery != "a=b" || r.Host != "named" {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	}))
+	defer web.Close()
+	at, _ := url.Parse(web.URL)
+	port, _ := strconv.Atoi(at.Port())
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	healthy := grpc.NewServer()
+	checks := health.NewServer()
+	checks.SetServingStatus("sick", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+	grpc_health_v1.RegisterHealthServer(healthy, checks)
+	go func() { _ = healthy.Serve(listener) }()
+	defer healthy.Stop()
+	grpcPort := int32(listener.Addr().(*net.TCPAddr).Port)
+	sick := "sick"
+
+	exec := func(_ context.Context, _ string, command []string, _ time.Duration) ([]byte, error) {
+		if command[0] == "true" {
+			return nil, nil
+		}
+		return []byte("said no"), utilexec.CodeExitError{Code: 1, Err: net.ErrClosed}
+	}
+	headers := []v1.HTTPHeader{{Name: "Host", Value: "named"}}
+	cases := []struct {
+		name    string
+		handler v1.ProbeHandler
+		ok      bool
+		message string
+	}{
+		{"http", v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/ok?a=b", Port: intstr.FromString("web"), HTTPHeaders: headers}}, true, ""},
+		{"http refused", v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: intstr.FromInt(port)}}, false, "HTTP probe failed with statuscode: 418"},
+		{"tcp", v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(port)}}, true, ""},
+		{"tcp unknown port", v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromString("none")}}, false, "invalid port none"},
+		{"exec", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}, true, ""},
+		{"exec fails", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"false"}}}, false, "said no"},
+		{"grpc", v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: grpcPort}}, true, ""},
+		{"grpc sick", v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: grpcPort, Service: &sick}}, false, `service unhealthy (responded with "NOT_SERVING")`},
+	}
+	target := Target{
+		Pod:       &v1.Pod{},
+		Container: &v1.Container{Ports: []v1.ContainerPort{{Name: "web", ContainerPort: int32(port)}}},
+		PodIP:     "127.0.0.1",
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			ok, message := check(t.Context(), exec, target, &v1.Probe{ProbeHandler: c.handler, TimeoutSeconds: 5})
+			if ok != c.ok || message != c.message {
+				t.Errorf("got %v %q, want %v %q", ok, message, c.ok, c.message)
+			}
+		})
+	}
+}
+
+func TestManagerGatesOnStartupAndReportsFailure(t *testing.T) {
+	var healthy atomic.Bool
+	healthy.Store(true)
+	exec := func(context.Context, string, []string, time.Duration) ([]byte, error) {
+		if healthy.Load() {
+			return nil, nil
+		}
+		return nil, utilexec.CodeExitError{Code: 1, Err: net.ErrClosed}
+	}
+	changed := make(chan types.UID, 10)
+	m := New(t.Context(), exec, func(uid types.UID) { changed <- uid }, func(*v1.Pod, *v1.Container, Kind, string) {})
+	probe := func() *v1.Probe {
+		return &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{}}, PeriodSeconds: 1, FailureThreshold: 1}
+	}
+	target := Target{
+		Pod:         &v1.Pod{},
+		Container:   &v1.Container{StartupProbe: probe(), ReadinessProbe: probe(), LivenessProbe: probe()},
+		ContainerID: "id",
+	}
+	target.Pod.UID = "u"
+	m.Watch(target, time.Now(), nil)
+	if r := m.Result("id"); r.Started || r.Ready {
+		t.Errorf("before any probe: %+v", r)
+	}
+	until := func(what string, holds func(Result) bool) {
+		t.Helper()
+		deadline := time.After(10 * time.Second)
+		for !holds(m.Result("id")) {
+			select {
+			case <-changed:
+			case <-deadline:
+				t.Fatalf("never %s: %+v", what, m.Result("id"))
+			}
+		}
+	}
+	until("ready", func(r Result) bool { return r.Started && r.Ready && r.Failed == "" })
+	healthy.Store(false)
+	until("failed", func(r Result) bool { return r.Failed == Liveness && !r.Ready })
+	m.Stop("id")
+	if r := m.Result("id"); r != (Result{}) {
+		t.Errorf("after stop: %+v", r)
+	}
+}

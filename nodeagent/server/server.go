@@ -1,0 +1,135 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"clusterctl/nodeagent/runtime"
+	"clusterctl/nodeagent/stats"
+)
+
+// Pods are the pods of this host.
+type Pods interface {
+	Pod(namespace, name string) *v1.Pod
+	List() []*v1.Pod
+}
+
+// Config is what the server serves, and to whom.
+type Config struct {
+	Listen         string // ":10250"
+	ClientCA       string // file: clients with certificates of this CA are known by them
+	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	NodeName       string
+	Client         kubernetes.Interface // for TokenReviews and SubjectAccessReviews
+	Pods           Pods
+	Runtime        *runtime.Runtime
+	Stats          *stats.Source
+	Logger         *slog.Logger
+}
+
+// Server is the agent's HTTPS server.
+type Server struct {
+	Config
+	auth *auth
+}
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, config Config) error {
+	pem, err := os.ReadFile(config.ClientCA)
+	if err != nil {
+		return fmt.Errorf("read client CA: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("read client CA: no certificate in %s", config.ClientCA)
+	}
+	s := &Server{Config: config, auth: newAuth(config.Client, config.NodeName)}
+	server := &http.Server{
+		Handler:           s.auth.guard(s.routes()),
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		ErrorLog:          log.New(io.Discard, "", 0), // handshakes that anyone can spoil
+		TLSConfig: &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: config.GetCertificate,
+			ClientAuth:     tls.VerifyClientCertIfGiven,
+			ClientCAs:      pool,
+			NextProtos:     []string{"http/1.1"}, // upgrades need it
+		},
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	listener, err := net.Listen("tcp", config.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	mux.HandleFunc("GET /pods", s.pods)
+	mux.HandleFunc("GET /stats/summary", s.summary)
+	mux.HandleFunc("GET /metrics/resource", s.resourceMetrics)
+	mux.HandleFunc("GET /metrics", s.resourceMetrics)
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
+	for _, verb := range []string{"exec", "attach"} {
+		mux.HandleFunc("/"+verb+"/{namespace}/{pod}/{container}", s.stream(verb))
+		mux.HandleFunc("/"+verb+"/{namespace}/{pod}/{uid}/{container}", s.stream(verb))
+	}
+	mux.HandleFunc("/portForward/{namespace}/{pod}", s.portForward)
+	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", s.portForward)
+	return mux
+}
+
+func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
+	list := v1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []v1.Pod{}}
+	for _, pod := range s.Pods.List() {
+		list.Items = append(list.Items, *pod)
+	}
+	writeJSON(w, list)
+}
+
+func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
+	summary, err := s.Stats.Summary(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	writeJSON(w, summary)
+}
+
+func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
+	summary, err := s.Stats.Summary(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_ = stats.WriteMetrics(w, summary) // the client has gone: nobody to tell
+}
+
+func writeJSON(w http.ResponseWriter, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(value) // the client has gone: nobody to tell
+}

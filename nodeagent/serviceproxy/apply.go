@@ -1,0 +1,203 @@
+package serviceproxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/coreos/go-iptables/iptables"
+
+	"clusterctl/nodeagent/network"
+)
+
+// lockSeconds is how long to wait for other programs that change rules.
+const lockSeconds = 10
+
+// jump leads from a chain of the kernel's into one of ours.
+type jump struct {
+	table, from string
+	rule        []string
+}
+
+var jumps = []jump{
+	{"nat", "PREROUTING", []string{"-j", chainServices}},
+	{"nat", "OUTPUT", []string{"-j", chainServices}},
+	{"nat", "POSTROUTING", []string{"-j", chainPostrouting}},
+	{"filter", "INPUT", []string{"-m", "conntrack", "--ctstate", "NEW", "-j", chainReject}},
+	{"filter", "FORWARD", []string{"-m", "conntrack", "--ctstate", "NEW", "-j", chainReject}},
+	{"filter", "OUTPUT", []string{"-m", "conntrack", "--ctstate", "NEW", "-j", chainReject}},
+}
+
+// kernel holds what we know the kernel's tables to hold of ours.
+type kernel struct {
+	iptables *iptables.IPTables
+	applied  map[string]ruleset // by table; a table that is not in it is to be written whole
+}
+
+func newKernel() (*kernel, error) {
+	tables, err := iptables.New(iptables.Timeout(lockSeconds))
+	if err != nil {
+		return nil, fmt.Errorf("the service proxy needs the program iptables: %w", err)
+	}
+	return &kernel{iptables: tables, applied: map[string]ruleset{}}, nil
+}
+
+// apply gives the kernel a table's rules: only the chains that changed, in
+// one step. It reports whether there was anything to change.
+func (k *kernel) apply(table string, want ruleset) (changed bool, err error) {
+	old, known := k.applied[table]
+	if !known {
+		if old, err = k.existing(table); err != nil {
+			return false, err
+		}
+	}
+	input := difference(table, old, want, !known)
+	if input == nil {
+		return false, nil
+	}
+	delete(k.applied, table) // until it is certain
+	command := exec.Command("iptables-restore", "--noflush", fmt.Sprintf("--wait=%d", lockSeconds))
+	command.Stdin = bytes.NewReader(input)
+	if output, err := command.CombinedOutput(); err != nil {
+		return false, fmt.Errorf("iptables-restore: %w: %s", err, firstLines(string(output), 3))
+	}
+	k.applied[table] = want
+	return true, nil
+}
+
+// existing returns the chains of ours in a table, with nothing in them, so
+// that those of an earlier run are emptied or removed.
+func (k *kernel) existing(table string) (ruleset, error) {
+	chains, err := k.iptables.ListChains(table)
+	if err != nil {
+		return nil, fmt.Errorf("list chains of table %s: %w", table, err)
+	}
+	found := ruleset{}
+	for _, chain := range chains {
+		if own(chain) {
+			found[chain] = nil
+		}
+	}
+	return found, nil
+}
+
+// own tells whether a chain is the service proxy's.
+func own(chain string) bool {
+	switch chain {
+	case chainServices, chainNodePorts, chainMark, chainPostrouting, chainReject:
+		return true
+	}
+	for _, prefix := range []string{prefixAll, prefixLocal, prefixOuter, prefixSource, prefixTarget} {
+		if strings.HasPrefix(chain, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// difference is the input of iptables-restore that turns old into want, or nil
+// if they are the same. If whole, every chain is written again.
+func difference(table string, old, want ruleset, whole bool) []byte {
+	var declared, rules, removed []string
+	for _, chain := range slices.Sorted(maps.Keys(want)) {
+		before, exists := old[chain]
+		if exists && !whole && slices.Equal(before, want[chain]) {
+			continue
+		}
+		declared = append(declared, chain) // which empties it
+		for _, rule := range want[chain] {
+			rules = append(rules, "-A "+chain+" "+rule)
+		}
+	}
+	for _, chain := range slices.Sorted(maps.Keys(old)) {
+		if _, kept := want[chain]; !kept {
+			// Emptied first: they may lead to each other.
+			declared = append(declared, chain)
+			removed = append(removed, "-X "+chain)
+		}
+	}
+	if len(declared) == 0 {
+		return nil
+	}
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "*%s\n", table)
+	for _, chain := range declared {
+		fmt.Fprintf(&text, ":%s - [0:0]\n", chain)
+	}
+	for _, line := range append(rules, removed...) {
+		fmt.Fprintln(&text, line)
+	}
+	text.WriteString("COMMIT\n")
+	return text.Bytes()
+}
+
+// hook makes sure that our chains are passed. It reports whether one had been
+// forgotten, which means that somebody has emptied the tables.
+func (k *kernel) hook() (missing bool, err error) {
+	for _, j := range jumps {
+		exists, err := k.iptables.Exists(j.table, j.from, j.rule...)
+		if err != nil {
+			return missing, fmt.Errorf("find jump from %s: %w", j.from, err)
+		}
+		if exists {
+			continue
+		}
+		missing = true
+		if err := k.iptables.Insert(j.table, j.from, 1, j.rule...); err != nil {
+			return missing, fmt.Errorf("add jump from %s: %w", j.from, err)
+		}
+	}
+	return missing, nil
+}
+
+// intact tells whether the chains that lead to all others are still there.
+func (k *kernel) intact() (bool, error) {
+	for table, chain := range map[string]string{"nat": chainServices, "filter": chainReject} {
+		exists, err := k.iptables.ChainExists(table, chain)
+		if err != nil {
+			return false, fmt.Errorf("find chain %s: %w", chain, err)
+		}
+		if !exists {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// forget makes the next apply write everything.
+func (k *kernel) forget() { clear(k.applied) }
+
+// unhook removes jumps and chains.
+func (k *kernel) unhook() error {
+	var errs []error
+	for _, j := range jumps {
+		chain := j.rule[len(j.rule)-1]
+		exists, err := k.iptables.ChainExists(j.table, chain)
+		if err == nil && exists {
+			err = k.iptables.DeleteIfExists(j.table, j.from, j.rule...)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove jump from %s: %w", j.from, err))
+		}
+	}
+	for _, table := range []string{"nat", "filter"} {
+		k.forget()
+		want := ruleset{}
+		if exists, err := k.iptables.ChainExists("filter", network.ChainForward); table == "filter" && err == nil && exists {
+			want.declare(chainReject) // still passed by the pod network's rules
+		}
+		if _, err := k.apply(table, want); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func firstLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[:min(n, len(lines))], "; ")
+}

@@ -1,0 +1,101 @@
+package serviceproxy
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// A UDP client that keeps its port keeps its flow, and with it the endpoint
+// that was chosen first, even if that has gone. So flows to a service that do
+// not lead to one of its endpoints are forgotten.
+
+// flowFilter matches flows to forget. It implements
+// netlink.CustomConntrackFilter.
+type flowFilter struct {
+	byAddress map[netip.AddrPort][]netip.Addr // where a flow may lead that began here
+	byPort    map[uint16][]netip.Addr         // the same for ports of this node
+	own       map[netip.Addr]bool             // this node's addresses
+}
+
+var _ netlink.CustomConntrackFilter = (*flowFilter)(nil)
+
+// newFlowFilter returns nil if no service speaks UDP.
+func newFlowFilter(ports []servicePort, own []netip.Addr) *flowFilter {
+	f := &flowFilter{
+		byAddress: map[netip.AddrPort][]netip.Addr{},
+		byPort:    map[uint16][]netip.Addr{},
+		own:       map[netip.Addr]bool{},
+	}
+	for i := range ports {
+		p := &ports[i]
+		if p.protocol != corev1.ProtocolUDP {
+			continue
+		}
+		var endpoints []netip.Addr
+		for _, endpoint := range slices.Concat(p.endpoints, p.local) {
+			endpoints = append(endpoints, endpoint.Addr())
+		}
+		for _, ip := range slices.Concat([]netip.Addr{p.clusterIP}, p.externalIPs, p.balancerIPs) {
+			f.byAddress[netip.AddrPortFrom(ip, p.port)] = endpoints
+		}
+		if p.nodePort != 0 {
+			f.byPort[p.nodePort] = endpoints
+		}
+	}
+	if len(f.byAddress) == 0 {
+		return nil
+	}
+	for _, ip := range own {
+		f.own[ip] = true
+	}
+	return f
+}
+
+// MatchConntrackFlow tells whether a flow is to be forgotten.
+func (f *flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	if flow.Forward.Protocol != unix.IPPROTO_UDP {
+		return false
+	}
+	to, ok1 := netip.AddrFromSlice(flow.Forward.DstIP.To4())
+	endpoint, ok2 := netip.AddrFromSlice(flow.Reverse.SrcIP.To4())
+	if !ok1 || !ok2 {
+		return false
+	}
+	endpoints, known := f.byAddress[netip.AddrPortFrom(to, flow.Forward.DstPort)]
+	if !known && f.own[to] {
+		endpoints, known = f.byPort[flow.Forward.DstPort]
+	}
+	return known && !slices.Contains(endpoints, endpoint)
+}
+
+// forgetFlows makes the kernel forget UDP flows to endpoints that have gone.
+func forgetFlows(ports []servicePort) error {
+	filter := newFlowFilter(ports, ownAddresses())
+	if filter == nil {
+		return nil
+	}
+	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter); err != nil {
+		return fmt.Errorf("forget UDP flows: %w", err)
+	}
+	return nil
+}
+
+func ownAddresses() []netip.Addr {
+	networks, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var own []netip.Addr
+	for _, network := range networks {
+		if prefix, err := netip.ParsePrefix(network.String()); err == nil && prefix.Addr().Is4() {
+			own = append(own, prefix.Addr())
+		}
+	}
+	return own
+}

@@ -1,0 +1,331 @@
+package serviceproxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/cache"
+
+	"clusterctl/hostconfig"
+)
+
+func TestConnections(t *testing.T) {
+	w := newWorld(t)
+	w.serve(0)
+	w.serve(1)
+	both := slice(up("10.244.0.2", "here"), up("10.244.0.3", "here"))
+	podNames := map[string]bool{"pod0": true, "pod1": true}
+
+	t.Run("cluster IP from pods and the node, spread over endpoints", func(t *testing.T) {
+		w.apply(service(), both)
+		seen := map[string]bool{}
+		for _, from := range []netns.NsHandle{w.pods[0], w.node} {
+			for range 20 {
+				pod, _, err := w.ask(from, clusterAddr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen[pod] = true
+			}
+		}
+		if len(seen) != 2 {
+			t.Errorf("40 connections went to %v only", seen)
+		}
+	})
+	t.Run("a pod keeps its address towards another", func(t *testing.T) {
+		w.apply(service(), slice(up("10.244.0.3", "here")))
+		if pod, source, err := w.ask(w.pods[0], clusterAddr); err != nil || pod != "pod1" || source != "10.244.0.2" {
+			t.Errorf("got %s from %s, %v", pod, source, err)
+		}
+	})
+	t.Run("hairpin", func(t *testing.T) {
+		w.apply(service(), slice(up("10.244.0.2", "here")))
+		if pod, source, err := w.ask(w.pods[0], clusterAddr); err != nil || pod != "pod0" || source == "10.244.0.2" {
+			t.Errorf("got %s from %s, %v, want pod0, masqueraded", pod, source, err)
+		}
+	})
+	t.Run("no endpoints", func(t *testing.T) {
+		w.apply(service(nodePort), slice())
+		for _, from := range []netns.NsHandle{w.pods[0], w.node} {
+			if _, _, err := w.ask(from, clusterAddr); !refused(err) {
+				t.Errorf("got %v, want a refusal", err)
+			}
+		}
+		if _, _, err := w.ask(w.client, nodeAddress+":30080"); !refused(err) {
+			t.Errorf("node port: got %v, want a refusal", err)
+		}
+	})
+	t.Run("node port", func(t *testing.T) {
+		w.apply(service(nodePort), both)
+		pod, source, err := w.ask(w.client, nodeAddress+":30080")
+		if err != nil || !podNames[pod] || source != "10.244.0.1" {
+			t.Errorf("got %s from %s, %v, want a pod, masqueraded", pod, source, err)
+		}
+		if _, _, err := w.ask(w.node, nodeAddress+":30080"); err != nil {
+			t.Errorf("from the node itself: %v", err)
+		}
+		if _, _, err := w.ask(w.pods[0], nodeAddress+":30080"); err != nil {
+			t.Errorf("from a pod: %v", err)
+		}
+	})
+	t.Run("node port, local", func(t *testing.T) {
+		w.apply(service(nodePort, externalLocal), both)
+		if _, source, err := w.ask(w.client, nodeAddress+":30080"); err != nil || source != "192.0.2.2" {
+			t.Errorf("got source %s, %v, want the client's own", source, err)
+		}
+		w.apply(service(nodePort, externalLocal), slice(up("10.244.0.2", "there")))
+		if _, _, err := w.ask(w.client, nodeAddress+":30080"); !timedOut(err) {
+			t.Errorf("no local endpoint: got %v, want silence", err)
+		}
+		if _, _, err := w.ask(w.node, nodeAddress+":30080"); err != nil {
+			t.Errorf("no local endpoint, from the node itself: %v", err)
+		}
+	})
+	t.Run("internal local", func(t *testing.T) {
+		w.apply(service(internalLocal), slice(up("10.244.0.2", "there"), up("10.244.0.3", "here")))
+		for range 10 {
+			if pod, _, err := w.ask(w.node, clusterAddr); err != nil || pod != "pod1" {
+				t.Fatalf("got %s, %v, want the local pod1", pod, err)
+			}
+		}
+	})
+	t.Run("external IP and load balancer", func(t *testing.T) {
+		external := service(func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"203.0.113.5"} })
+		w.apply(external, both)
+		if _, _, err := w.ask(w.client, "203.0.113.5:80"); err != nil {
+			t.Errorf("external IP: %v", err)
+		}
+		ranged := service(balanced)
+		ranged.Status.LoadBalancer.Ingress[0].IP = "203.0.113.7"
+		ranged.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
+		w.apply(ranged, both)
+		if _, _, err := w.ask(w.client, "203.0.113.7:80"); err != nil {
+			t.Errorf("load balancer, from an allowed source: %v", err)
+		}
+		ranged.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
+		w.apply(ranged, both)
+		if _, _, err := w.ask(w.client, "203.0.113.7:80"); !timedOut(err) {
+			t.Errorf("load balancer, from another source: got %v, want silence", err)
+		}
+	})
+	t.Run("session affinity", func(t *testing.T) {
+		w.apply(service(affine), both)
+		first, _, err := w.ask(w.node, clusterAddr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 15 {
+			if pod, _, err := w.ask(w.node, clusterAddr); err != nil || pod != first {
+				t.Fatalf("got %s, %v after %s", pod, err, first)
+			}
+		}
+	})
+}
+
+func TestUDPClientsLeaveAnEndpointThatHasGone(t *testing.T) {
+	w := newWorld(t)
+	w.serve(0)
+	w.serve(1)
+	s := service(udp)
+	over := func(ip string) *discoveryv1.EndpointSlice {
+		e := slice(up(ip, "here"))
+		e.Ports[0].Protocol = ptr(corev1.ProtocolUDP)
+		return e
+	}
+	var conn net.Conn
+	ask := func() string {
+		buffer := make([]byte, 100)
+		var err error
+		for range 10 { // a link that has just come up may lose the first ones
+			_ = conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
+			if _, err = conn.Write([]byte("who")); err != nil {
+				continue
+			}
+			var n int
+			if n, err = conn.Read(buffer); err == nil {
+				return string(buffer[:n])
+			}
+		}
+		return err.Error()
+	}
+	w.apply(s, over("10.244.0.2"))
+	w.must(within(w.pods[1], func() (err error) {
+		conn, err = net.Dial("udp4", clusterAddr)
+		return err
+	}))
+	defer conn.Close()
+	if got := ask(); got != "pod0" {
+		t.Fatalf("got %s, want pod0", got)
+	}
+	w.apply(s, over("10.244.0.3"))
+	w.must(within(w.node, func() error {
+		return forgetFlows(buildModel([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{over("10.244.0.3")}, here))
+	}))
+	if got := ask(); got != "pod1" {
+		t.Errorf("after pod0 has gone the same client got %s, want pod1", got)
+	}
+}
+
+func TestRulesChangeOnlyWhenNeeded(t *testing.T) {
+	w := newWorld(t)
+	both := slice(up("10.244.0.2", "here"), up("10.244.0.3", "here"))
+	w.apply(service(nodePort), both)
+	nat, _ := render(buildModel([]*corev1.Service{service(nodePort)}, []*discoveryv1.EndpointSlice{both}, here), "10.244.0.0/16", w.kernel.iptables.HasRandomFully())
+	w.must(within(w.node, func() error {
+		if changed, err := w.kernel.apply("nat", nat); err != nil || changed {
+			t.Errorf("the same rules again: changed %v, %v", changed, err)
+		}
+		// A new process finds an old one's chains, and removes what is no
+		// longer wanted.
+		fresh, err := newKernel()
+		if err != nil {
+			return err
+		}
+		empty, _ := render(nil, "10.244.0.0/16", true)
+		if _, err := fresh.apply("nat", empty); err != nil {
+			return err
+		}
+		chains, err := fresh.iptables.ListChains("nat")
+		if err != nil {
+			return err
+		}
+		if text := strings.Join(chains, " "); strings.Contains(text, prefixAll) || strings.Contains(text, prefixTarget) {
+			t.Errorf("chains of a service that has gone are still there: %v", chains)
+		}
+		// Somebody empties the tables.
+		if output, err := exec.Command("iptables", "-t", "nat", "-F", "PREROUTING").CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, output)
+		}
+		if missing, err := fresh.hook(); err != nil || !missing {
+			t.Errorf("hook after a flush: missing %v, %v", missing, err)
+		}
+		if missing, err := fresh.hook(); err != nil || missing {
+			t.Errorf("hook again: missing %v, %v", missing, err)
+		}
+		for range 2 {
+			if err := fresh.unhook(); err != nil {
+				t.Errorf("remove: %v", err)
+			}
+		}
+		for _, table := range []string{"nat", "filter"} {
+			output, err := exec.Command("iptables", "-t", table, "-S").Output()
+			if err != nil {
+				return err
+			}
+			if strings.Contains(string(output), chainPrefix) {
+				t.Errorf("left in table %s:\n%s", table, output)
+			}
+		}
+		return nil
+	}))
+}
+
+func TestHealthServers(t *testing.T) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(listener.Addr().(*net.TCPAddr).Port)
+	listener.Close()
+	h := newHealthServers(slog.New(slog.DiscardHandler))
+	defer h.close()
+	status := func() int {
+		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", port))
+		if err != nil {
+			return 0
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	for _, test := range []struct {
+		name  string
+		ports []servicePort
+		want  int
+	}{
+		{"an endpoint here", []servicePort{{service: "home/web", healthPort: port, readyHere: 1}}, http.StatusOK},
+		{"none", []servicePort{{service: "home/web", healthPort: port}}, http.StatusServiceUnavailable},
+		{"another service takes the port", []servicePort{{service: "home/api", healthPort: port, readyHere: 2}}, http.StatusOK},
+		{"no such service", nil, 0},
+	} {
+		h.update(context.Background(), test.ports)
+		if got := status(); got != test.want {
+			t.Errorf("%s: got %d, want %d", test.name, got, test.want)
+		}
+		http.DefaultClient.CloseIdleConnections()
+	}
+}
+
+func TestSyncFollowsTheInformers(t *testing.T) {
+	w := newWorld(t)
+	w.serve(0)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: here.node, Labels: map[string]string{corev1.LabelTopologyZone: here.zone}}}
+	client := fake.NewClientset(service(), slice(up("10.244.0.2", "here")), node)
+	factory := informers.NewSharedInformerFactory(client, 0)
+	config := Config{
+		Agent:    hostconfig.NodeAgent{NodeName: here.node, Cluster: hostconfig.Cluster{PodCIDR: "10.244.0.0/16"}},
+		Services: factory.Core().V1().Services(),
+		Slices:   factory.Discovery().V1().EndpointSlices(),
+		Nodes:    factory.Core().V1().Nodes(),
+		Log:      slog.New(slog.DiscardHandler),
+	}
+	changed := make(chan struct{}, 1)
+	synced, stop, err := watch(config, changed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	factory.Start(ctx.Done())
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		t.Fatal("informers did not sync")
+	}
+	p := &proxy{config: config, kernel: w.kernel, health: newHealthServers(config.Log)}
+	sync := func(update bool) {
+		t.Helper()
+		w.must(within(w.node, func() error { return p.sync(ctx, update) }))
+	}
+	<-changed
+	sync(true)
+	if _, _, err := w.ask(w.node, clusterAddr); err != nil {
+		t.Errorf("after the first sync: %v", err)
+	}
+	w.must(within(w.node, func() error {
+		return exec.Command("iptables", "-t", "nat", "-F").Run()
+	}))
+	w.must(within(w.node, func() error {
+		return exec.Command("iptables", "-t", "nat", "-X").Run()
+	}))
+	sync(false)
+	if _, _, err := w.ask(w.node, clusterAddr); err != nil {
+		t.Errorf("after somebody emptied the table and an inspection: %v", err)
+	}
+	for len(changed) > 0 {
+		<-changed
+	}
+	if err := client.CoreV1().Services("home").Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-changed:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the deletion of a service went unnoticed")
+	}
+	sync(true)
+	if _, _, err := w.ask(w.node, clusterAddr); err == nil {
+		t.Error("the service answers though it was deleted")
+	}
+}

@@ -1,0 +1,297 @@
+package serviceproxy
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// Labels by which services ask not to be served.
+const (
+	labelOtherProxy = "service.kubernetes.io/service-proxy-name"
+	labelHeadless   = corev1.IsHeadlessService
+)
+
+// self is what the model has to know of its own node.
+type self struct {
+	node string // name
+	zone string // may be empty
+}
+
+// servicePort is one port of one service: where packets come in, and where
+// they may go.
+type servicePort struct {
+	name     string // namespace/name:port
+	service  string // namespace/name
+	protocol corev1.Protocol
+
+	clusterIP     netip.Addr
+	port          uint16
+	nodePort      uint16         // 0: none
+	externalIPs   []netip.Addr   // sorted
+	balancerIPs   []netip.Addr   // sorted
+	sourceRanges  []netip.Prefix // who may use balancerIPs; empty: everybody
+	affinity      time.Duration  // how long a client stays with its endpoint; 0: not
+	internalLocal bool           // packets to the cluster IP stay on this node
+	externalLocal bool           // packets from outside stay on this node
+	healthPort    uint16         // 0: none
+
+	endpoints []netip.AddrPort // to choose from, sorted
+	local     []netip.AddrPort // to choose from if packets must stay, sorted
+
+	readyHere int // how many endpoints on this node are ready
+}
+
+// buildModel derives the ports of all services from the cluster's objects,
+// sorted by name.
+func buildModel(services []*corev1.Service, slicesOfAll []*discoveryv1.EndpointSlice, here self) []servicePort {
+	byService := map[string][]*discoveryv1.EndpointSlice{}
+	for _, slice := range slicesOfAll {
+		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
+			continue
+		}
+		if name := slice.Labels[discoveryv1.LabelServiceName]; name != "" {
+			key := slice.Namespace + "/" + name
+			byService[key] = append(byService[key], slice)
+		}
+	}
+	var ports []servicePort
+	for _, service := range services {
+		clusterIP, ok := clusterIP(service)
+		if !ok {
+			continue
+		}
+		key := service.Namespace + "/" + service.Name
+		for i := range service.Spec.Ports {
+			p := newServicePort(service, &service.Spec.Ports[i], clusterIP)
+			p.choose(collect(byService[key], &service.Spec.Ports[i]), here)
+			ports = append(ports, p)
+		}
+	}
+	slices.SortFunc(ports, func(a, b servicePort) int {
+		if c := strings.Compare(a.name, b.name); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.protocol), string(b.protocol))
+	})
+	return ports
+}
+
+// clusterIP returns the service's IPv4 address, unless it is not ours to serve.
+func clusterIP(service *corev1.Service) (netip.Addr, bool) {
+	_, other := service.Labels[labelOtherProxy]
+	_, headless := service.Labels[labelHeadless]
+	if other || headless || service.Spec.Type == corev1.ServiceTypeExternalName {
+		return netip.Addr{}, false
+	}
+	for _, text := range append([]string{service.Spec.ClusterIP}, service.Spec.ClusterIPs...) {
+		if ip, err := netip.ParseAddr(text); err == nil && ip.Is4() {
+			return ip, true
+		}
+	}
+	return netip.Addr{}, false // headless, or not given one yet
+}
+
+func newServicePort(service *corev1.Service, port *corev1.ServicePort, clusterIP netip.Addr) servicePort {
+	spec := &service.Spec
+	name := service.Namespace + "/" + service.Name
+	p := servicePort{
+		name:          name + ":" + port.Name,
+		service:       name,
+		protocol:      protocolOf(port.Protocol),
+		clusterIP:     clusterIP,
+		port:          uint16(port.Port),
+		nodePort:      uint16(port.NodePort),
+		externalIPs:   addresses(spec.ExternalIPs),
+		internalLocal: spec.InternalTrafficPolicy != nil && *spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
+		externalLocal: spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+	}
+	if spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		p.affinity = time.Duration(corev1.DefaultClientIPServiceAffinitySeconds) * time.Second
+		if c := spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+			p.affinity = time.Duration(*c.ClientIP.TimeoutSeconds) * time.Second
+		}
+	}
+	if spec.Type == corev1.ServiceTypeLoadBalancer {
+		var ips []string
+		for _, ingress := range service.Status.LoadBalancer.Ingress {
+			if ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP {
+				ips = append(ips, ingress.IP)
+			}
+		}
+		p.balancerIPs = addresses(ips)
+		p.sourceRanges = prefixes(spec.LoadBalancerSourceRanges)
+		if p.externalLocal {
+			p.healthPort = uint16(spec.HealthCheckNodePort)
+		}
+	}
+	return p
+}
+
+// candidate is an endpoint of a port, and its conditions.
+type candidate struct {
+	address     netip.AddrPort
+	node        string
+	ready       bool
+	terminating bool // still serving, though about to go
+	zones       []string
+	nodes       []string
+}
+
+// collect returns the endpoints of a service's port, without those that serve
+// nobody any more. The same endpoint may stand in two slices for a moment.
+func collect(all []*discoveryv1.EndpointSlice, port *corev1.ServicePort) []candidate {
+	byAddress := map[netip.AddrPort]candidate{}
+	for _, slice := range all {
+		for _, slicePort := range slice.Ports {
+			if slicePort.Port == nil || value(slicePort.Name) != port.Name ||
+				protocolOf(value(slicePort.Protocol)) != protocolOf(port.Protocol) {
+				continue
+			}
+			for i := range slice.Endpoints {
+				endpoint := &slice.Endpoints[i]
+				c, ok := newCandidate(endpoint, uint16(*slicePort.Port))
+				if old, known := byAddress[c.address]; ok && (!known || !old.ready) {
+					byAddress[c.address] = c
+				}
+			}
+		}
+	}
+	candidates := make([]candidate, 0, len(byAddress))
+	for _, c := range byAddress {
+		candidates = append(candidates, c)
+	}
+	slices.SortFunc(candidates, func(a, b candidate) int { return a.address.Compare(b.address) })
+	return candidates
+}
+
+func newCandidate(endpoint *discoveryv1.Endpoint, port uint16) (candidate, bool) {
+	if len(endpoint.Addresses) == 0 {
+		return candidate{}, false
+	}
+	// All addresses of an endpoint mean the same; the first one counts.
+	ip, err := netip.ParseAddr(endpoint.Addresses[0])
+	if err != nil {
+		return candidate{}, false
+	}
+	conditions := endpoint.Conditions
+	c := candidate{
+		address: netip.AddrPortFrom(ip, port),
+		node:    value(endpoint.NodeName),
+		ready:   conditions.Ready == nil || *conditions.Ready,
+		// Whoever does not tell serving from ready means ready.
+		terminating: value(conditions.Terminating) && conditions.Serving != nil && *conditions.Serving,
+	}
+	if hints := endpoint.Hints; hints != nil {
+		for _, zone := range hints.ForZones {
+			c.zones = append(c.zones, zone.Name)
+		}
+		for _, node := range hints.ForNodes {
+			c.nodes = append(c.nodes, node.Name)
+		}
+	}
+	return c, c.ready || c.terminating
+}
+
+// choose sets the endpoints to choose from: those that are ready or, when
+// there is none, those that are about to go but still serve.
+func (p *servicePort) choose(candidates []candidate, here self) {
+	anyReady := slices.ContainsFunc(candidates, func(c candidate) bool { return c.ready })
+	var usable, local, localGoing []candidate
+	for _, c := range candidates {
+		if c.ready || !anyReady && c.terminating {
+			usable = append(usable, c)
+		}
+		switch {
+		case c.node != here.node:
+		case c.ready:
+			local = append(local, c)
+		default:
+			localGoing = append(localGoing, c)
+		}
+	}
+	p.readyHere = len(local)
+	if len(local) == 0 {
+		local = localGoing
+	}
+	p.endpoints = addressesOf(nearest(usable, here))
+	if p.internalLocal || p.externalLocal {
+		p.local = addressesOf(local)
+	}
+}
+
+// nearest keeps the endpoints that are meant for clients on this node or in
+// its zone, provided that every endpoint says whom it is meant for and there
+// is one for us.
+func nearest(candidates []candidate, here self) []candidate {
+	for _, scope := range []struct {
+		here  string
+		hints func(candidate) []string
+	}{
+		{here.node, func(c candidate) []string { return c.nodes }},
+		{here.zone, func(c candidate) []string { return c.zones }},
+	} {
+		var near []candidate
+		hinted := scope.here != ""
+		for _, c := range candidates {
+			hints := scope.hints(c)
+			hinted = hinted && len(hints) > 0
+			if slices.Contains(hints, scope.here) {
+				near = append(near, c)
+			}
+		}
+		if hinted && len(near) > 0 {
+			return near
+		}
+	}
+	return candidates
+}
+
+func addressesOf(candidates []candidate) []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, c := range candidates {
+		list = append(list, c.address)
+	}
+	return list
+}
+
+// addresses parses IPv4 addresses, passing over what is none, and sorts them.
+func addresses(texts []string) []netip.Addr {
+	var list []netip.Addr
+	for _, text := range texts {
+		if ip, err := netip.ParseAddr(text); err == nil && ip.Is4() && !slices.Contains(list, ip) {
+			list = append(list, ip)
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return list
+}
+
+func prefixes(texts []string) []netip.Prefix {
+	var list []netip.Prefix
+	for _, text := range texts {
+		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && prefix.Addr().Is4() {
+			list = append(list, prefix.Masked())
+		}
+	}
+	return list
+}
+
+func protocolOf(protocol corev1.Protocol) corev1.Protocol {
+	if protocol == "" {
+		return corev1.ProtocolTCP
+	}
+	return protocol
+}
+
+func value[T any](pointer *T) T {
+	if pointer == nil {
+		var zero T
+		return zero
+	}
+	return *pointer
+}

@@ -1,0 +1,239 @@
+package serviceproxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// world is a node in a network namespace of its own, with two pods on its
+// bridge and a client outside:
+//
+//	client 192.0.2.2 ── 192.0.2.1 node 10.244.0.1 ── pods 10.244.0.2, .3
+type world struct {
+	t            *testing.T
+	node, client netns.NsHandle
+	pods         [2]netns.NsHandle
+	kernel       *kernel
+}
+
+const (
+	nodeAddress = "192.0.2.1"
+	clusterAddr = "10.96.0.20:80"
+)
+
+// within runs f on a thread inside a network namespace.
+func within(ns netns.NsHandle, f func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with us
+		if err := netns.Set(ns); err != nil {
+			result <- err
+			return
+		}
+		result <- f()
+	}()
+	return <-result
+}
+
+func newNamespace(t *testing.T) netns.NsHandle {
+	t.Helper()
+	created := make(chan netns.NsHandle)
+	go func() {
+		runtime.LockOSThread()
+		ns, err := netns.New()
+		if err != nil {
+			ns = netns.None()
+		}
+		created <- ns
+	}()
+	ns := <-created
+	if !ns.IsOpen() {
+		t.Skip("cannot make a network namespace")
+	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("making network namespaces needs root")
+	}
+	for _, program := range []string{"iptables", "iptables-restore"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("no program %s here", program)
+		}
+	}
+	w := &world{t: t, node: newNamespace(t), client: newNamespace(t)}
+	w.must(within(w.node, func() error {
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cctl0"}}
+		return errors.Join(netlink.LinkAdd(bridge), address(bridge, "10.244.0.1/24"), loopback())
+	}))
+	w.cable("client", w.client, nodeAddress+"/24", "192.0.2.2/24", nodeAddress, "")
+	for i := range w.pods {
+		w.pods[i] = newNamespace(t)
+		w.cable(fmt.Sprintf("pod%d", i), w.pods[i], "", fmt.Sprintf("10.244.0.%d/24", i+2), "10.244.0.1", "cctl0")
+	}
+	w.must(within(w.node, func() error {
+		for _, name := range []string{"ipv4/ip_forward", "bridge/bridge-nf-call-iptables"} {
+			if err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0); err != nil {
+				t.Skipf("cannot set sysctl: %v", err)
+			}
+		}
+		var err error
+		if w.kernel, err = newKernel(); err != nil {
+			return err
+		}
+		if _, err := w.kernel.iptables.List("nat", "PREROUTING"); err != nil {
+			t.Skipf("no NAT here: %v", err)
+		}
+		// Services' addresses have to be routed somewhere to be rewritten.
+		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("192.0.2.2")})
+	}))
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func address(link netlink.Link, text string) error {
+	a, err := netlink.ParseAddr(text)
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
+}
+
+func loopback() error {
+	link, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// cable connects a namespace with the node: near is the node's address, or
+// the cable is plugged into a bridge.
+func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway, bridge string) {
+	w.t.Helper()
+	w.must(within(w.node, func() error {
+		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
+		if err := netlink.LinkAdd(link); err != nil {
+			return err
+		}
+		if bridge == "" {
+			return address(link, near)
+		}
+		master, err := netlink.LinkByName(bridge)
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetMaster(link, master), netlink.LinkSetHairpin(link, true), netlink.LinkSetUp(link))
+	}))
+	w.must(within(ns, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(loopback(), address(link, far)); err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway)})
+	}))
+}
+
+// serve answers TCP clients, and UDP ones, of a pod's port 8080 with the
+// pod's number and the address the client has for it.
+func (w *world) serve(pod int) {
+	w.t.Helper()
+	w.must(within(w.pods[pod], func() error {
+		listener, err := net.Listen("tcp4", ":8080")
+		if err != nil {
+			return err
+		}
+		packets, err := net.ListenPacket("udp4", ":8080")
+		if err != nil {
+			return err
+		}
+		w.t.Cleanup(func() { listener.Close(); packets.Close() })
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+				fmt.Fprintf(conn, "pod%d %s", pod, host)
+				conn.Close()
+			}
+		}()
+		go func() {
+			buffer := make([]byte, 100)
+			for {
+				_, from, err := packets.ReadFrom(buffer)
+				if err != nil {
+					return
+				}
+				_, _ = packets.WriteTo(fmt.Appendf(nil, "pod%d", pod), from)
+			}
+		}()
+		return nil
+	}))
+}
+
+// ask connects from a namespace and returns what the pod answered: its number
+// and our address.
+func (w *world) ask(ns netns.NsHandle, to string) (pod, source string, err error) {
+	err = within(ns, func() error {
+		conn, err := net.DialTimeout("tcp4", to, 2*time.Second)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(time.Second))
+		buffer := make([]byte, 100)
+		n, err := conn.Read(buffer)
+		pod, source, _ = strings.Cut(string(buffer[:n]), " ")
+		return err
+	})
+	return pod, source, err
+}
+
+// apply gives the node the rules for a service with endpoints.
+func (w *world) apply(s *corev1.Service, endpoints *discoveryv1.EndpointSlice) {
+	w.t.Helper()
+	ports := buildModel([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{endpoints}, here)
+	nat, filter := render(ports, "10.244.0.0/16", w.kernel.iptables.HasRandomFully())
+	w.must(within(w.node, func() error {
+		for table, rules := range map[string]ruleset{"nat": nat, "filter": filter} {
+			if _, err := w.kernel.apply(table, rules); err != nil {
+				return err
+			}
+		}
+		_, err := w.kernel.hook()
+		return err
+	}))
+}
+
+func refused(err error) bool { return err != nil && strings.Contains(err.Error(), "refused") }
+
+func timedOut(err error) bool {
+	var netErr net.Error
+	return errors.As(err, &netErr) && netErr.Timeout()
+}

@@ -1,0 +1,106 @@
+package stats
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Memory of the host, in bytes.
+type Memory struct {
+	Total, Available uint64
+}
+
+// ReadMemory reads /proc/meminfo.
+func ReadMemory() (Memory, error) {
+	var m Memory
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return m, fmt.Errorf("read memory: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 {
+			continue
+		}
+		kib, err := strconv.ParseUint(fields[1], 10, 64)
+		if err != nil {
+			continue
+		}
+		switch fields[0] {
+		case "MemTotal:":
+			m.Total = kib << 10
+		case "MemAvailable:":
+			m.Available = kib << 10
+		}
+	}
+	return m, lines.Err()
+}
+
+// Disk is a file system's space in bytes and inodes.
+type Disk struct {
+	Total, Available      uint64
+	Inodes, InodesFree    uint64
+	BlocksUsed, InodeUsed uint64 // bytes and inodes in use
+}
+
+// ReadDisk measures the file system that holds path.
+func ReadDisk(path string) (Disk, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return Disk{}, fmt.Errorf("measure %s: %w", path, err)
+	}
+	block := uint64(fs.Bsize)
+	return Disk{
+		Total: fs.Blocks * block, Available: fs.Bavail * block, BlocksUsed: (fs.Blocks - fs.Bfree) * block,
+		Inodes: fs.Files, InodesFree: fs.Ffree, InodeUsed: fs.Files - fs.Ffree,
+	}, nil
+}
+
+// CPUs is how many the host has.
+func CPUs() int { return runtime.NumCPU() }
+
+// ticksPerSecond is the unit of /proc/stat; Linux reports 100 to user space
+// on every architecture.
+const ticksPerSecond = 100
+
+// CPUNanoseconds is the CPU time that the host has spent working.
+func CPUNanoseconds() (uint64, error) {
+	raw, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, fmt.Errorf("read CPU time: %w", err)
+	}
+	line, _, _ := strings.Cut(string(raw), "\n")
+	fields := strings.Fields(line)
+	var ticks uint64
+	for i, field := range fields {
+		if i == 0 || i == 4 || i == 5 || i > 8 { // idle, iowait; guest time is in user time already
+			continue
+		}
+		n, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read CPU time: %w", err)
+		}
+		ticks += n
+	}
+	return ticks * (1_000_000_000 / ticksPerSecond), nil
+}
+
+// PIDs are how many processes the host runs and how many it can.
+func PIDs() (used, limit uint64) {
+	entries, _ := filepath.Glob("/proc/[0-9]*")
+	raw, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	if err != nil {
+		return uint64(len(entries)), 0
+	}
+	limit, _ = strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
+	return uint64(len(entries)), limit
+}

@@ -1,0 +1,260 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Objects are the ConfigMaps and Secrets of the cluster.
+type Objects interface {
+	ConfigMap(ctx context.Context, user types.UID, namespace, name string) (*v1.ConfigMap, error)
+	Secret(ctx context.Context, user types.UID, namespace, name string) (*v1.Secret, error)
+}
+
+// Config is what a Manager works with.
+type Config struct {
+	PodsDir     string // one directory per pod below it
+	Objects     Objects
+	Tokens      *Tokens
+	Allocatable func() v1.ResourceList // of the node
+	Logger      *slog.Logger
+}
+
+// Manager prepares volumes. Safe for concurrent use by different pods; calls
+// for one pod must follow one another.
+type Manager struct {
+	Config
+
+	mu      sync.Mutex
+	written map[string]bool // volumes whose ownership is settled
+}
+
+// New makes a manager.
+func New(config Config) *Manager {
+	return &Manager{Config: config, written: map[string]bool{}}
+}
+
+// Mounted are the volumes of a pod, ready to be mounted.
+type Mounted struct {
+	Paths   map[string]string // by volume name
+	Refresh time.Time         // when contents have to be prepared again; zero for never
+}
+
+// PodDir is the directory of everything that the agent keeps for the pod.
+func (m *Manager) PodDir(uid types.UID) string { return filepath.Join(m.PodsDir, string(uid)) }
+
+// Prepare makes every volume of the pod, or brings its contents up to date.
+// It can be called again at any time.
+func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) (*Mounted, error) {
+	mounted := &Mounted{Paths: map[string]string{}}
+	if err := os.MkdirAll(m.PodDir(pod.UID), 0o750); err != nil {
+		return nil, fmt.Errorf("make pod directory: %w", err)
+	}
+	for i := range pod.Spec.Volumes {
+		volume := &pod.Spec.Volumes[i]
+		path, refresh, err := m.prepare(ctx, pod, volume)
+		if err != nil {
+			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume.Name, err)
+		}
+		mounted.Paths[volume.Name] = path
+		if !refresh.IsZero() && (mounted.Refresh.IsZero() || refresh.Before(mounted.Refresh)) {
+			mounted.Refresh = refresh
+		}
+	}
+	return mounted, nil
+}
+
+func (m *Manager) prepare(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (path string, refresh time.Time, err error) {
+	source := &volume.VolumeSource
+	switch {
+	case source.HostPath != nil:
+		return source.HostPath.Path, refresh, checkHostPath(source.HostPath)
+	case source.Image != nil:
+		return "", refresh, nil // the runtime mounts it
+	case source.EmptyDir != nil:
+		path = m.volumeDir(pod.UID, "empty-dir", volume.Name)
+		return path, refresh, m.emptyDir(pod, path, source.EmptyDir)
+	case source.ConfigMap != nil:
+		path = m.volumeDir(pod.UID, "configmap", volume.Name)
+	case source.Secret != nil:
+		path = m.volumeDir(pod.UID, "secret", volume.Name)
+	case source.DownwardAPI != nil:
+		path = m.volumeDir(pod.UID, "downward-api", volume.Name)
+	case source.Projected != nil:
+		path = m.volumeDir(pod.UID, "projected", volume.Name)
+	default:
+		return "", refresh, errors.New("this kind of volume is not supported by the node agent")
+	}
+	contents, refresh, err := m.contents(ctx, pod, volume)
+	if err != nil {
+		return "", refresh, err
+	}
+	if source.ConfigMap == nil {
+		err = m.memory(path, 0) // secrets never reach a disk
+	} else {
+		err = os.MkdirAll(path, 0o755)
+	}
+	if err != nil {
+		return "", refresh, fmt.Errorf("make directory: %w", err)
+	}
+	if err := os.Chmod(path, 0o777); err != nil {
+		return "", refresh, fmt.Errorf("open directory to the pod: %w", err)
+	}
+	changed, err := writeAtomically(path, contents)
+	if err != nil {
+		return "", refresh, fmt.Errorf("write contents: %w", err)
+	}
+	if changed || !m.settled(path) {
+		if err := setGroup(path, pod, true); err != nil {
+			return "", refresh, err
+		}
+		m.settle(path)
+	}
+	return path, refresh, nil
+}
+
+func (m *Manager) volumeDir(uid types.UID, kind, name string) string {
+	return filepath.Join(m.PodDir(uid), "volumes", "kubernetes.io~"+kind, name)
+}
+
+func (m *Manager) emptyDir(pod *v1.Pod, path string, source *v1.EmptyDirVolumeSource) error {
+	if m.settled(path) {
+		return nil
+	}
+	_, err := os.Stat(path)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	switch source.Medium {
+	case v1.StorageMediumDefault:
+		err = os.MkdirAll(path, 0o755)
+	case v1.StorageMediumMemory:
+		var size int64
+		if source.SizeLimit != nil {
+			size = source.SizeLimit.Value()
+		}
+		err = m.memory(path, size)
+	default:
+		return fmt.Errorf("emptyDir medium %q is not supported by the node agent", source.Medium)
+	}
+	if err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	if fresh {
+		if err := os.Chmod(path, 0o777); err != nil {
+			return fmt.Errorf("open directory to the pod: %w", err)
+		}
+		if err := setGroup(path, pod, false); err != nil {
+			return err
+		}
+	}
+	m.settle(path)
+	return nil
+}
+
+// memory makes path a file system in memory, of size bytes at most (0 for
+// the kernel's default), unless it is one already.
+func (m *Manager) memory(path string, size int64) error {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	if mounted, err := mountinfo.Mounted(path); err != nil || mounted {
+		return err
+	}
+	options := "mode=0777"
+	if size > 0 {
+		options += fmt.Sprintf(",size=%d", size)
+	}
+	if err := unix.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
+		return fmt.Errorf("mount memory on %s: %w", path, err)
+	}
+	return nil
+}
+
+func (m *Manager) settled(path string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.written[path]
+}
+
+func (m *Manager) settle(path string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.written[path] = true
+}
+
+// Teardown unmounts and removes everything kept for the pod.
+func (m *Manager) Teardown(uid types.UID) error {
+	dir := m.PodDir(uid)
+	m.mu.Lock()
+	for path := range m.written {
+		if strings.HasPrefix(path, dir+"/") {
+			delete(m.written, path)
+		}
+	}
+	m.mu.Unlock()
+	if m.Tokens != nil {
+		m.Tokens.forget(uid)
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := unmountBelow(dir); err != nil {
+		return fmt.Errorf("unmount volumes of pod %s: %w", uid, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove directory of pod %s: %w", uid, err)
+	}
+	return nil
+}
+
+// Pods are the pods that have a directory.
+func (m *Manager) Pods() []types.UID {
+	entries, _ := os.ReadDir(m.PodsDir)
+	uids := make([]types.UID, 0, len(entries))
+	for _, e := range entries {
+		uids = append(uids, types.UID(e.Name()))
+	}
+	return uids
+}
+
+// unmountBelow unmounts everything at and below dir, the deepest first, and
+// fails while anything is left: what is mounted must not be removed.
+func unmountBelow(dir string) error {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return fmt.Errorf("read mounts: %w", err)
+	}
+	slices.SortFunc(mounts, func(a, b *mountinfo.Info) int { return b.ID - a.ID })
+	for _, mount := range mounts {
+		if err := unix.Unmount(mount.Mountpoint, unix.UMOUNT_NOFOLLOW); err != nil {
+			if err := unix.Unmount(mount.Mountpoint, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+				return fmt.Errorf("unmount %s: %w", mount.Mountpoint, err)
+			}
+		}
+	}
+	left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return fmt.Errorf("read mounts: %w", err)
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%d mounts are left, first %s", len(left), left[0].Mountpoint)
+	}
+	return nil
+}

@@ -1,0 +1,92 @@
+package volumes
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Tokens asks the API for service-account tokens bound to pods and renews
+// them when four fifths of their life, or a day, have passed. They are kept
+// in memory only. Safe for concurrent use.
+type Tokens struct {
+	client kubernetes.Interface
+
+	mu    sync.Mutex
+	known map[tokenKey]issued
+}
+
+type tokenKey struct {
+	pod      types.UID
+	audience string
+	seconds  int64
+}
+
+type issued struct {
+	token   string
+	expires time.Time
+	refresh time.Time
+}
+
+// NewTokens makes a source of tokens.
+func NewTokens(client kubernetes.Interface) *Tokens {
+	return &Tokens{client: client, known: map[tokenKey]issued{}}
+}
+
+// token returns a token that is still good, and when to ask again.
+func (t *Tokens) token(ctx context.Context, pod *v1.Pod, source *v1.ServiceAccountTokenProjection) (string, time.Time, error) {
+	seconds := int64(3600)
+	if source.ExpirationSeconds != nil {
+		seconds = *source.ExpirationSeconds
+	}
+	k := tokenKey{pod.UID, source.Audience, seconds}
+	t.mu.Lock()
+	have, ok := t.known[k]
+	t.mu.Unlock()
+	now := time.Now()
+	if ok && now.Before(have.refresh) {
+		return have.token, have.refresh, nil
+	}
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		ExpirationSeconds: &seconds,
+		BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+	}}
+	if source.Audience != "" {
+		request.Spec.Audiences = []string{source.Audience}
+	}
+	got, err := t.client.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(ctx, pod.Spec.ServiceAccountName, request, metav1.CreateOptions{})
+	if err != nil {
+		if ok && now.Before(have.expires) {
+			return have.token, now.Add(time.Minute), nil // still good; try again soon
+		}
+		return "", time.Time{}, fmt.Errorf("failed to fetch token: %w", err)
+	}
+	life := got.Status.ExpirationTimestamp.Sub(now)
+	fresh := issued{
+		token:   got.Status.Token,
+		expires: got.Status.ExpirationTimestamp.Time,
+		refresh: now.Add(min(life*4/5, 24*time.Hour)),
+	}
+	t.mu.Lock()
+	t.known[k] = fresh
+	t.mu.Unlock()
+	return fresh.token, fresh.refresh, nil
+}
+
+// forget drops the tokens of a pod.
+func (t *Tokens) forget(uid types.UID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k := range t.known {
+		if k.pod == uid {
+			delete(t.known, k)
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package inventory
+
+// Document is an inventory file as it is written. Keys that are left out have
+// the defaults that are told at each.
+type Document struct {
+	// Always clusterctl/v1.
+	APIVersion string `json:"apiVersion" jsonschema:"enum=clusterctl/v1"`
+	// Inventory, where it is given.
+	Kind string `json:"kind,omitempty" jsonschema:"enum=Inventory"`
+	// The cluster as a whole.
+	Cluster Cluster `json:"cluster"`
+	// Settings of every host.
+	Defaults Settings `json:"defaults,omitempty"`
+	// Named settings that hosts refer to.
+	Groups map[string]Settings `json:"groups,omitempty"`
+	// The hosts.
+	Hosts []HostEntry `json:"hosts"`
+}
+
+// Cluster is what all hosts share.
+type Cluster struct {
+	// The cluster's name, a DNS label. It names the kubeconfig's context.
+	Name string `json:"name"`
+	// Where clients outside reach the API, host or host:port: a load balancer or a DNS name of the operator's. Default: the first control plane.
+	Endpoint string `json:"endpoint,omitempty"`
+	// The version of clusterctl that has to be used; any other refuses to work. Default: none in particular.
+	Version string `json:"version,omitempty"`
+	// Addresses of pods. Default: 10.244.0.0/16.
+	PodCIDR string `json:"podCIDR,omitempty" jsonschema:"default=10.244.0.0/16"`
+	// Prefix length of each node's share of podCIDR. Default: 24.
+	NodeMaskSize int `json:"nodeMaskSize,omitempty" jsonschema:"default=24,minimum=16,maximum=29"`
+	// Virtual addresses of services. Default: 10.96.0.0/16.
+	ServiceCIDR string `json:"serviceCIDR,omitempty" jsonschema:"default=10.96.0.0/16"`
+	// The cluster's DNS domain. Default: cluster.local.
+	Domain string `json:"domain,omitempty" jsonschema:"default=cluster.local"`
+	// Ports of NodePort services, first-last. Default: 30000-32767.
+	NodePortRange string `json:"nodePortRange,omitempty" jsonschema:"default=30000-32767"`
+	// Where the cluster's state is kept.
+	Etcd Etcd `json:"etcd,omitempty"`
+	// How names are resolved.
+	DNS DNS `json:"dns,omitempty"`
+}
+
+// DNS says how the cluster's DNS server resolves names that are not its own.
+type DNS struct {
+	// Addresses of the nameservers it asks. Default: those of the first control plane that has any.
+	Upstream []string `json:"upstream,omitempty"`
+}
+
+// Etcd says where etcd members run.
+type Etcd struct {
+	// stacked: a member on every control plane. external: members on the hosts with role etcd. Default: stacked.
+	Topology string `json:"topology,omitempty" jsonschema:"enum=stacked,enum=external,default=stacked"`
+}
+
+// Settings are what defaults, groups and hosts can say alike. A host's own word
+// counts most, then its groups' (the last one first), then the defaults'.
+// Labels and taints add up.
+type Settings struct {
+	// What the host does. On a cluster that has a worker, a control plane that is not a worker too keeps ordinary pods away.
+	Roles []string `json:"roles,omitempty" jsonschema:"enum=control-plane,enum=worker,enum=etcd"`
+	// How the host is reached.
+	SSH SSH `json:"ssh,omitempty"`
+	// Labels of the node.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Taints of the node, set when it registers.
+	Taints []Taint `json:"taints,omitempty"`
+}
+
+// SSH says how a host is reached. What is left out comes from ssh_config, then
+// from OpenSSH's defaults.
+type SSH struct {
+	// What would be typed after ssh: a name, an address, or an alias of ssh_config. Hosts only. Default: the host's address.
+	Host string `json:"host,omitempty"`
+	// The user to log in as.
+	User string `json:"user,omitempty"`
+	// The port of sshd.
+	Port int `json:"port,omitempty" jsonschema:"minimum=1,maximum=65535"`
+	// Private keys, tried first; ~ and paths relative to the inventory are understood.
+	KeyFiles []string `json:"keyFiles,omitempty"`
+	// Files of known host keys; accept-new writes to the first.
+	KnownHosts []string `json:"knownHosts,omitempty"`
+	// strict: known hosts only. accept-new: the first key seen is remembered. pinned: hostKeys only.
+	HostKeyPolicy string `json:"hostKeyPolicy,omitempty" jsonschema:"enum=strict,enum=accept-new,enum=pinned"`
+	// Fingerprints of the host's keys (SHA256:…), as ssh-keygen -l prints them. Hosts only; implies the policy pinned.
+	HostKeys []string `json:"hostKeys,omitempty"`
+	// Hosts to go through, nearest first: [user@]host[:port].
+	Jump []string `json:"jump,omitempty"`
+	// Allow logging in with a password, asked for on the terminal. Default: false.
+	Password *bool `json:"password,omitempty"`
+	// auto: become root through sudo when the user is not root (a password is asked for on the terminal). never: do not. Default: auto.
+	Sudo string `json:"sudo,omitempty" jsonschema:"enum=auto,enum=never,default=auto"`
+}
+
+// Taint keeps pods away that do not tolerate it.
+type Taint struct {
+	// The taint's key.
+	Key string `json:"key"`
+	// The taint's value.
+	Value string `json:"value,omitempty"`
+	// What happens to pods that do not tolerate it.
+	Effect string `json:"effect" jsonschema:"enum=NoSchedule,enum=PreferNoSchedule,enum=NoExecute"`
+}
+
+// HostEntry is one host, or several when name and address have a range.
+type HostEntry struct {
+	// The node's name; web[01:10] stands for ten of them.
+	Name string `json:"name"`
+	// The IPv4 address that the cluster's hosts reach it at; 10.0.0.[11:20] goes with a range of names.
+	Address string `json:"address"`
+	// Groups whose settings apply, in this order.
+	Groups []string `json:"groups,omitempty"`
+	// absent: the host is to leave the cluster. Default: present.
+	State string `json:"state,omitempty" jsonschema:"enum=present,enum=absent,default=present"`
+	// The host's own settings.
+	Settings
+}

@@ -1,0 +1,111 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+
+	"clusterctl/bootstrap/inventory"
+	"clusterctl/bootstrap/pki"
+	"clusterctl/hostconfig"
+	"clusterctl/hostop"
+	"clusterctl/templates"
+)
+
+// controlPlane starts API server, scheduler and controllers.
+func (b *builder) controlPlane(h inventory.Host) error {
+	if !h.Has(inventory.ControlPlane) {
+		return nil
+	}
+	config := hostconfig.ControlPlane{
+		Cluster: b.cluster, NodeName: h.Name, Address: h.Address, Port: hostconfig.PortAPI,
+		PKIDir: hostconfig.PKIDir, Prefix: "/registry",
+	}
+	for _, m := range b.members {
+		config.Etcd = append(config.Etcd, clientURL(m))
+	}
+	raw, err := hostconfig.Marshal(config)
+	if err != nil {
+		return fmt.Errorf("render the control plane's configuration: %w", err)
+	}
+	unit, err := templates.Unit(hostconfig.UnitControlPlane, b.templateHost(h))
+	if err != nil {
+		return err
+	}
+	fingerprint, err := b.fingerprint(h, "controlplane", unit, raw)
+	if err != nil {
+		return err
+	}
+	admin, err := pki.HostKubeconfig(b.inv.Cluster.Name)
+	if err != nil {
+		return err
+	}
+	b.add(Step{
+		ID: id(h.Name, "api-certificates"), Host: h.Name, Phase: PhaseControlPlane, Title: "the API server's certificates",
+		Needs: append(b.certificatesNeed(h), id(h.Name, "authorities")),
+		Ops: append(b.controlPlaneCertificates(),
+			&hostop.File{Path: hostconfig.AdminCfg, Mode: 0o600, Content: admin}),
+	})
+	step := Step{
+		ID: id(h.Name, "control-plane"), Host: h.Name, Phase: PhaseControlPlane, Title: "API server, scheduler and controllers",
+		Needs: append(b.etcdNeeds(h), id(h.Name, "api-certificates"), id(h.Name, "version")),
+		Ops: hostop.Ops{
+			&hostop.File{Path: hostconfig.CPConf, Mode: 0o600, Content: raw},
+			&hostop.Unit{Name: hostconfig.UnitControlPlane, Content: unit},
+			&hostop.Service{Name: hostconfig.UnitControlPlane, Fingerprint: fingerprint},
+			&hostop.Ready{
+				URL:    fmt.Sprintf("https://127.0.0.1:%d/readyz", hostconfig.PortAPI),
+				CAFile: files.ClusterCA(), Cert: files.Cert(hostconfig.PairAdmin), Key: files.Key(hostconfig.PairAdmin),
+				Timeout: readyTimeout,
+			},
+		},
+	}
+	// Where it runs already, this is a restart: one control plane at a time.
+	if b.active(h, hostconfig.UnitControlPlane) {
+		step.Exclusive = "control-plane"
+	}
+	b.add(step)
+	if h.Name != b.planes[0].Name {
+		return nil
+	}
+	dns, err := b.dns()
+	if err != nil {
+		return err
+	}
+	b.add(Step{
+		ID: id(h.Name, "dns"), Host: h.Name, Phase: PhaseAddons, Title: "cluster DNS",
+		Needs: []string{step.ID}, Ops: hostop.Ops{dns},
+	})
+	return nil
+}
+
+// dns is the cluster's DNS server. It is applied as soon as there is an API, so
+// that its pods start with the first node.
+func (b *builder) dns() (*hostop.Manifests, error) {
+	first := b.planes[0]
+	image, ok := b.manifest(first).Entry("coredns")
+	if !ok {
+		return nil, errors.New("the payload lacks coredns")
+	}
+	manifests, err := templates.CoreDNSManifests(templates.CoreDNS{
+		Image: image.Image, Domain: b.cluster.Domain, Address: b.cluster.DNSAddress, Upstream: b.resolvers(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &hostop.Manifests{Name: "coredns", YAML: manifests, Timeout: addonTimeout}, nil
+}
+
+// addons waits for what runs in the cluster itself.
+func (b *builder) addons() error {
+	first := b.planes[0]
+	available, err := b.dns()
+	if err != nil {
+		return err
+	}
+	available.Wait = []string{templates.CoreDNSDeployment}
+	b.add(Step{
+		ID: id(first.Name, "dns-available"), Host: first.Name, Phase: PhaseAddons, Title: "cluster DNS answers",
+		Needs: []string{id(first.Name, "dns"), id(first.Name, "ready")}, Ops: hostop.Ops{available},
+	})
+	return nil
+}

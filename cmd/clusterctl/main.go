@@ -1,0 +1,37 @@
+// Command clusterctl brings a cluster up from an inventory of hosts and is
+// then the terminal it is run from. This package is flags and wiring only: the
+// work is done in bootstrap, lab, ui and, for kubectl's verbs, k8s.io/kubectl.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	// The first signal asks for a clean stop; the second, with the default
+	// handler back in place, ends the program at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	err := newRootCommand(os.Args).ExecuteContext(ctx)
+	stop()
+	var exit exitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exit):
+		os.Exit(exit.code)
+	default:
+		fmt.Fprintln(os.Stderr, "clusterctl:", err)
+		os.Exit(1)
+	}
+}
+
+// exitError ends the program with a code when the command has already said
+// all there is to say.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }

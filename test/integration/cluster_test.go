@@ -1,0 +1,229 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+
+	"clusterctl/bootstrap/pki"
+	"clusterctl/controlplane/apiserver"
+	"clusterctl/controlplane/etcd"
+	"clusterctl/hostconfig"
+	"clusterctl/hostop"
+)
+
+// Cluster is an API server over an etcd member.
+type Cluster struct {
+	Config hostconfig.ControlPlane
+	Server *apiserver.Server
+	CA     pki.Bundle
+
+	Admin   *rest.Config // group system:masters, by client certificate over TLS
+	Client  kubernetes.Interface
+	Dynamic dynamic.Interface
+}
+
+// shared is started once for the package; see Start.
+var shared *Cluster
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "clusterctl-integration-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	klog.SetSlogLogger(logger)
+	ctx, cancel := context.WithCancel(context.Background())
+	cluster, wait, err := start(ctx, dir, logger)
+	if err == nil {
+		shared = cluster
+		code := m.Run()
+		cancel()
+		if err = wait(); err == nil {
+			return code
+		}
+	}
+	cancel()
+	fmt.Fprintln(os.Stderr, "integration:", err)
+	return 1
+}
+
+// Start returns the cluster that the package's tests share. Tests keep out of
+// each other's way with namespaces of their own (see namespace).
+func Start(t *testing.T) *Cluster {
+	t.Helper()
+	return shared
+}
+
+// start brings up etcd and the API server in dir. wait, called after ctx has
+// ended, returns when both have stopped.
+func start(ctx context.Context, dir string, logger *slog.Logger) (cluster *Cluster, wait func() error, err error) {
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, nil, err
+	}
+	config := hostconfig.ControlPlane{
+		Cluster: hostconfig.Cluster{
+			Name: "test", Domain: "cluster.local", PodCIDR: "10.244.0.0/16", NodeMaskSize: 24,
+			ServiceCIDR: "10.96.0.0/16", DNSAddress: "10.96.0.10", NodePortRange: "30000-32767",
+			ControlPlanes: []string{loopback(ports[0])},
+		},
+		NodeName: "cp1", Address: advertised, Port: ports[0], PKIDir: filepath.Join(dir, "pki"),
+		Etcd: []string{"https://" + loopback(ports[1])}, Prefix: "/registry",
+	}
+	authorities, err := writePKI(hostconfig.PKI(config.PKIDir))
+	if err != nil {
+		return nil, nil, err
+	}
+	member, err := etcd.Start(hostconfig.Etcd{
+		Name: "cp1", Address: "127.0.0.1", ClientPort: ports[1], PeerPort: ports[2],
+		DataDir: filepath.Join(dir, "etcd"), PKIDir: config.PKIDir,
+		InitialCluster: "cp1=https://" + loopback(ports[2]), InitialState: "new", ClusterToken: "test",
+	}, logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	// etcd outlives the API server, which takes its leave in it.
+	etcdCtx, stopEtcd := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 2)
+	go func() { done <- member.Wait(etcdCtx) }()
+
+	server, err := newServer(ctx, config, logger)
+	if err != nil {
+		stopEtcd()
+		return nil, nil, errors.Join(err, <-done)
+	}
+	go func() {
+		err := server.Run(ctx)
+		stopEtcd()
+		done <- err
+	}()
+	wait = func() error { return errors.Join(<-done, <-done) }
+	select {
+	case <-server.Ready():
+	case <-time.After(30 * time.Second):
+		return nil, nil, errors.New("the API server is not ready after 30 s")
+	}
+	cluster = &Cluster{Config: config, Server: server, CA: authorities}
+	if cluster.Admin, err = cluster.Certificate("admin", "system:masters"); err != nil {
+		return nil, nil, err
+	}
+	if cluster.Client, err = kubernetes.NewForConfig(cluster.Admin); err != nil {
+		return nil, nil, err
+	}
+	if cluster.Dynamic, err = dynamic.NewForConfig(cluster.Admin); err != nil {
+		return nil, nil, err
+	}
+	return cluster, wait, nil
+}
+
+// advertised is an address for documentation (RFC 5737): the endpoints of a
+// service may not be loopback, which is where the tests' server listens.
+const advertised = "192.0.2.1"
+
+func newServer(ctx context.Context, config hostconfig.ControlPlane, logger *slog.Logger) (*apiserver.Server, error) {
+	listener, err := net.Listen("tcp", loopback(config.Port))
+	if err != nil {
+		return nil, err
+	}
+	return apiserver.New(ctx, config, apiserver.Options{Logger: logger, Listener: listener})
+}
+
+// Anonymous is a configuration over TLS without credentials.
+func (c *Cluster) Anonymous() *rest.Config {
+	return &rest.Config{
+		Host:            "https://" + loopback(c.Config.Port),
+		TLSClientConfig: rest.TLSClientConfig{CAData: c.CA.Certificate(hostconfig.AuthorityCluster)},
+		QPS:             -1,
+	}
+}
+
+// Certificate is a configuration with a client certificate of user in groups.
+func (c *Cluster) Certificate(user string, groups ...string) (*rest.Config, error) {
+	config := c.Anonymous()
+	var err error
+	config.CertData, config.KeyData, err = c.CA.Issue(hostop.Certificate{
+		Pair: user, Authority: hostconfig.AuthorityCluster, CommonName: user, Organization: groups, Client: true,
+	}, time.Now())
+	return config, err
+}
+
+// Token is a configuration with a bearer token.
+func (c *Cluster) Token(token string) *rest.Config {
+	config := c.Anonymous()
+	config.BearerToken = token
+	return config
+}
+
+// writePKI makes authorities and the certificates of one host at dir.
+func writePKI(dir hostconfig.PKI) (pki.Bundle, error) {
+	now := time.Now()
+	bundle, err := pki.NewBundle("test", now)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir.AuthorityDir(), 0o700); err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{
+		dir.ClusterCA():    bundle.Certificate(hostconfig.AuthorityCluster),
+		dir.EtcdCA():       bundle.Certificate(hostconfig.AuthorityEtcd),
+		dir.FrontProxyCA(): bundle.Certificate(hostconfig.AuthorityFrontProxy),
+	}
+	for name, content := range bundle {
+		files[filepath.Join(dir.AuthorityDir(), name)] = content
+	}
+	for _, want := range []hostop.Certificate{
+		{Pair: hostconfig.PairAPIServer, Authority: hostconfig.AuthorityCluster, CommonName: "apiserver", DNSNames: []string{"localhost"}, IPs: []string{"127.0.0.1", "10.96.0.1"}, Server: true},
+		{Pair: hostconfig.PairAPIServerEtcd, Authority: hostconfig.AuthorityEtcd, CommonName: "apiserver", Client: true},
+		{Pair: hostconfig.PairAPIServerNode, Authority: hostconfig.AuthorityCluster, CommonName: "apiserver", Organization: []string{"clusterctl:apiserver"}, Client: true},
+		{Pair: hostconfig.PairFrontProxy, Authority: hostconfig.AuthorityFrontProxy, CommonName: "front-proxy", Client: true},
+		{Pair: hostconfig.PairEtcd, Authority: hostconfig.AuthorityEtcd, CommonName: "cp1", DNSNames: []string{"localhost"}, IPs: []string{"127.0.0.1"}, Client: true, Server: true},
+		{Pair: hostconfig.PairNodeServing, Authority: hostconfig.AuthorityCluster, CommonName: "system:node:node1", Organization: []string{"system:nodes"}, IPs: []string{"127.0.0.1"}, Server: true},
+	} {
+		cert, key, err := bundle.Issue(want, now)
+		if err != nil {
+			return nil, err
+		}
+		files[dir.Cert(want.Pair)], files[dir.Key(want.Pair)] = cert, key
+	}
+	for path, content := range files {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return bundle, nil
+}
+
+func freePorts(n int) ([]int, error) {
+	var ports []int
+	for range n {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer listener.Close()
+		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

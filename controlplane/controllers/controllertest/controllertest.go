@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,25 +34,27 @@ func New(t *testing.T, objects ...runtime.Object) *Fixture {
 		t.Fatal(err)
 	}
 	f := &Fixture{Client: fake.NewClientset(objects...), Metadata: metadatafake.NewSimpleMetadataClient(scheme)}
-	// The fake server gives no names and no UIDs.
-	created := 0
-	var mu sync.Mutex
-	f.Client.PrependReactor("create", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+	// The fake server gives no names, no UIDs and no resource versions, by which
+	// controllers know a stale cache.
+	var writes atomic.Int64
+	write := func(action clienttesting.Action) (bool, runtime.Object, error) {
+		// UpdateAction has the same method.
 		o, ok := action.(clienttesting.CreateAction).GetObject().(metav1.Object)
 		if !ok {
 			return false, nil, nil
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		created++
+		n := writes.Add(1)
 		if o.GetName() == "" {
-			o.SetName(fmt.Sprintf("%s%d", o.GetGenerateName(), created))
+			o.SetName(fmt.Sprintf("%s%d", o.GetGenerateName(), n))
 		}
 		if o.GetUID() == "" {
-			o.SetUID(types.UID(fmt.Sprint("uid-", created)))
+			o.SetUID(types.UID(fmt.Sprint("uid-", n)))
 		}
+		o.SetResourceVersion(fmt.Sprint(n))
 		return false, nil, nil
-	})
+	}
+	f.Client.PrependReactor("create", "*", write)
+	f.Client.PrependReactor("update", "*", write)
 	env, err := reconcile.NewEnvironment(f.Client, f.Metadata, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		t.Fatal(err)

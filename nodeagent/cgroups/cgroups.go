@@ -84,9 +84,10 @@ func (t *Tree) Parent(pod *v1.Pod) string {
 	return "/" + strings.Join(path, "/")
 }
 
-// Create makes the pod's group with its limits, or brings them up to date.
-func (t *Tree) Create(pod *v1.Pod) error {
-	if err := t.make(podPath(QOS(pod), pod.UID), PodLimits(pod)); err != nil {
+// Create makes the pod's group with limits, or brings them up to date. What
+// limits leave open stays as it is.
+func (t *Tree) Create(pod *v1.Pod, limits Limits) error {
+	if err := t.make(podPath(QOS(pod), pod.UID), limits); err != nil {
 		return fmt.Errorf("make cgroup of pod: %w", err)
 	}
 	return nil
@@ -197,7 +198,7 @@ func (t *Tree) limit(group string, l Limits) error {
 			settings = append(settings, setting{"", "cpu.weight", number(Weight(l.CPUShares))})
 		}
 		if l.CPUQuota > 0 {
-			settings = append(settings, setting{"", "cpu.max", fmt.Sprintf("%d %d", l.CPUQuota, quotaPeriod)})
+			settings = append(settings, setting{"", "cpu.max", fmt.Sprintf("%d %d", l.CPUQuota, QuotaPeriod)})
 		}
 		if l.Memory > 0 {
 			settings = append(settings, setting{"", "memory.max", number(l.Memory)})
@@ -211,7 +212,7 @@ func (t *Tree) limit(group string, l Limits) error {
 		}
 		if l.CPUQuota > 0 {
 			settings = append(settings,
-				setting{"cpu", "cpu.cfs_period_us", number(quotaPeriod)},
+				setting{"cpu", "cpu.cfs_period_us", number(QuotaPeriod)},
 				setting{"cpu", "cpu.cfs_quota_us", number(l.CPUQuota)})
 		}
 		if l.Memory > 0 {

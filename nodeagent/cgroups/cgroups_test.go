@@ -62,7 +62,7 @@ func TestTreeCreatesLimitsAndRemoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := pod(map[string]string{"cpu": "1", "memory": "64Mi"}, map[string]string{"cpu": "1", "memory": "64Mi"})
-	if err := tree.Create(p); err != nil {
+	if err := tree.Create(p, PodLimits(p)); err != nil {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]string{

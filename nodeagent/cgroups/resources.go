@@ -2,16 +2,25 @@ package cgroups
 
 import (
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/kubectl/pkg/util/qos"
 )
 
+// Below these, what was asked for and what a cgroup shows cannot be told apart.
 const (
-	minShares   = 2
-	maxShares   = 262144
-	quotaPeriod = 100_000 // microseconds
-	minQuota    = 1_000
+	MinShares     = 2  // shares
+	MinMilliLimit = 10 // thousandths of a CPU
+)
+
+// QuotaPeriod is what quotas are counted in, in microseconds.
+const QuotaPeriod = 100_000
+
+const (
+	minShares = MinShares
+	maxShares = 262144
+	minQuota  = 1_000
 )
 
 // QOS is the pod's quality-of-service class.
@@ -65,19 +74,29 @@ func everyContainerLimits(pod *v1.Pod, name v1.ResourceName) bool {
 // memoryCapacity is the node's, in bytes.
 func ContainerResources(pod *v1.Pod, c *v1.Container, memoryCapacity int64) *criv1.LinuxContainerResources {
 	request := c.Resources.Requests.Cpu()
-	limit := c.Resources.Limits.Cpu()
+	limit := limitOf(pod, c, v1.ResourceCPU)
+	memory := limitOf(pod, c, v1.ResourceMemory)
 	if _, requested := c.Resources.Requests[v1.ResourceCPU]; !requested {
 		request = limit
 	}
 	r := &criv1.LinuxContainerResources{
 		CpuShares:          Shares(request.MilliValue()),
-		MemoryLimitInBytes: c.Resources.Limits.Memory().Value(),
+		MemoryLimitInBytes: memory.Value(),
 		OomScoreAdj:        OOMScore(pod, c, memoryCapacity),
 	}
 	if !limit.IsZero() {
-		r.CpuPeriod, r.CpuQuota = quotaPeriod, quota(limit.MilliValue())
+		r.CpuPeriod, r.CpuQuota = QuotaPeriod, quota(limit.MilliValue())
 	}
 	return r
+}
+
+// limitOf is the container's limit, or else the whole pod's.
+func limitOf(pod *v1.Pod, c *v1.Container, name v1.ResourceName) *resource.Quantity {
+	limit := c.Resources.Limits[name]
+	if limit.IsZero() && pod.Spec.Resources != nil {
+		limit = pod.Spec.Resources.Limits[name]
+	}
+	return &limit
 }
 
 // OOMScore is the oom_score_adj of container c: the less it may claim to
@@ -113,9 +132,21 @@ func Shares(milli int64) int64 { return min(max(milli*1024/1000, minShares), max
 // Weight turns cgroup v1 shares into a cgroup v2 weight, 1 to 10000.
 func Weight(shares int64) int64 { return 1 + (shares-minShares)*9999/(maxShares-minShares) }
 
+// MilliFromShares turns cgroup v1 shares into thousandths of a CPU.
+func MilliFromShares(shares int64) int64 { return (shares*1000 + 1023) / 1024 }
+
+// MilliFromQuota turns a quota in each period into thousandths of a CPU; 0 is
+// no limit.
+func MilliFromQuota(quota, period int64) int64 {
+	if quota <= 0 || period <= 0 {
+		return 0
+	}
+	return quota * 1000 / period
+}
+
 func quota(milli int64) int64 {
 	if milli == 0 {
 		return 0
 	}
-	return max(milli*quotaPeriod/1000, minQuota)
+	return max(milli*QuotaPeriod/1000, minQuota)
 }

@@ -16,7 +16,7 @@ type systemdSlices struct{}
 const systemdTimeout = 10 * time.Second
 
 func (systemdSlices) start(slice string, l Limits) error {
-	properties := []dbus.Property{
+	properties := []dbus.Property{ // the first two cannot be changed later
 		dbus.PropDescription("pods of clusterctl"),
 		{Name: "DefaultDependencies", Value: godbus.MakeVariant(false)},
 		{Name: "CPUAccounting", Value: godbus.MakeVariant(true)},
@@ -27,7 +27,7 @@ func (systemdSlices) start(slice string, l Limits) error {
 		properties = append(properties, dbus.Property{Name: "CPUWeight", Value: godbus.MakeVariant(uint64(Weight(l.CPUShares)))})
 	}
 	if l.CPUQuota > 0 {
-		perSecond := uint64(l.CPUQuota) * 1_000_000 / quotaPeriod
+		perSecond := uint64(l.CPUQuota) * 1_000_000 / QuotaPeriod
 		properties = append(properties, dbus.Property{Name: "CPUQuotaPerSecUSec", Value: godbus.MakeVariant(perSecond)})
 	}
 	if l.Memory > 0 {
@@ -41,6 +41,9 @@ func (systemdSlices) start(slice string, l Limits) error {
 		_, err := c.StartTransientUnitContext(ctx, slice, "replace", properties, done)
 		if err != nil {
 			if strings.Contains(err.Error(), "already") {
+				if err := c.SetUnitPropertiesContext(ctx, slice, true, properties[2:]...); err != nil {
+					return fmt.Errorf("change slice %s: %w", slice, err)
+				}
 				return nil
 			}
 			return fmt.Errorf("start slice %s: %w", slice, err)

@@ -18,25 +18,31 @@ import (
 // pods.
 const annotationSource = "kubernetes.io/config.source"
 
-// admit says why the worker's pod cannot run here; an empty reason admits it
-// and takes its room. A pod that runs already is not asked again.
-func (a *Agent) admit(w *worker, pod *v1.Pod, actual *runtime.Pod) (reason, message string) {
-	a.admission.Lock()
-	defer a.admission.Unlock()
-	if node := a.Config.Node(); node != nil && actual.Empty() {
-		var others []*v1.Pod
-		a.mu.Lock()
-		for _, other := range a.workers {
-			if room := other.room.Load(); room != nil && other != w {
-				others = append(others, room)
-			}
-		}
-		a.mu.Unlock()
-		if reason, message = Admit(node, others, pod); reason != "" {
-			return reason, message
-		}
+// enter admits the worker's pod, or says why it cannot run here. A pod that
+// runs already is not asked again, and one that was admitted before keeps the
+// size that it was granted. w.mu is held.
+func (w *worker) enter(actual *runtime.Pod) (reason, message string) {
+	a := w.agent
+	allotment, err := a.loadAllotment(w.uid)
+	if err != nil {
+		w.logger.Warn("cannot tell what the pod was allotted; it keeps what it asks for", "error", err)
 	}
-	w.room.Store(pod)
+	known := allotment != nil
+	if !known {
+		allotment = allot(w.pod)
+	}
+	room := allotment.Granted.of(w.pod)
+	if !actual.Empty() {
+		a.ledger.grant(room)
+	} else if reason, message = a.ledger.admit(room); reason != "" {
+		return reason, message
+	}
+	w.allotment = allotment
+	if !known {
+		w.keepAllotment()
+	}
+	w.pending = condition(&w.pod.Status, v1.PodResizePending).DeepCopy()
+	w.progress = condition(&w.pod.Status, v1.PodResizeInProgress).DeepCopy()
 	return "", ""
 }
 

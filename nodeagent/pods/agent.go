@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/objects"
 	"clusterctl/nodeagent/probes"
@@ -25,8 +26,8 @@ import (
 
 // Cgroups places pods in the host's control groups; cgroups.Tree does.
 type Cgroups interface {
-	Parent(pod *v1.Pod) string // in the runtime's notation
-	Create(pod *v1.Pod) error  // again to bring limits up to date
+	Parent(pod *v1.Pod) string                       // in the runtime's notation
+	Create(pod *v1.Pod, limits cgroups.Limits) error // again to bring limits up to date
 	Remove(uid types.UID) error
 	Pods() []types.UID // that have a group
 }
@@ -63,7 +64,7 @@ type Agent struct {
 	probes  *probes.Manager
 	began   time.Time
 
-	admission sync.Mutex // one pod at a time, so that two never take the same room
+	ledger *ledger
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -74,6 +75,7 @@ type Agent struct {
 // New makes an agent. What it watches ends with ctx.
 func New(ctx context.Context, config Config) *Agent {
 	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now()}
+	a.ledger = newLedger(config.Node, a.Wake)
 	a.Objects = objects.New(ctx, config.Client, a.refresh)
 	a.Volumes = volumes.New(volumes.Config{
 		PodsDir:     filepath.Join(config.StateDir, "pods"),
@@ -96,6 +98,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil // ended before anything was known
 	}
+	a.remember()
 	registration, err := a.Config.Pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { a.upsert(o.(*v1.Pod)) },
 		UpdateFunc: func(_, o any) { a.upsert(o.(*v1.Pod)) },
@@ -128,6 +131,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	<-ctx.Done()
 	a.wg.Wait()
 	return nil
+}
+
+// remember notes what pods were granted before the agent was restarted, so
+// that nobody takes it before they come to ask.
+func (a *Agent) remember() {
+	for _, pod := range a.List() {
+		if allotment, err := a.loadAllotment(pod.UID); err == nil && allotment != nil && !finished(pod.Status.Phase) {
+			a.ledger.grant(allotment.Granted.of(pod))
+		}
+	}
 }
 
 // Wake makes the pod's worker look again.

@@ -16,19 +16,21 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	internalapi "k8s.io/cri-api/pkg/apis"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 	critest "k8s.io/cri-api/pkg/apis/testing"
 
+	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/runtime"
 )
 
 // noCgroups stands for a host whose control groups nobody may touch.
 type noCgroups struct{}
 
-func (noCgroups) Parent(*v1.Pod) string  { return "/kubepods" }
-func (noCgroups) Create(*v1.Pod) error   { return nil }
-func (noCgroups) Remove(types.UID) error { return nil }
-func (noCgroups) Pods() []types.UID      { return nil }
+func (noCgroups) Parent(*v1.Pod) string                { return "/kubepods" }
+func (noCgroups) Create(*v1.Pod, cgroups.Limits) error { return nil }
+func (noCgroups) Remove(types.UID) error               { return nil }
+func (noCgroups) Pods() []types.UID                    { return nil }
 
 // bench is an agent between a fake API and a fake runtime.
 type bench struct {
@@ -37,30 +39,38 @@ type bench struct {
 	cri    *critest.FakeRuntimeService
 	images *critest.FakeImageService
 	dir    string
+	node   *v1.Node // nil: room for everything
+	groups Cgroups
 	stop   func()
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, client: fake.NewClientset(), cri: critest.NewFakeRuntimeService(), images: critest.NewFakeImageService(), dir: t.TempDir()}
+	b := &bench{t: t, client: fake.NewClientset(), cri: critest.NewFakeRuntimeService(), images: critest.NewFakeImageService(), dir: t.TempDir(), groups: noCgroups{}}
 	b.images.SetFakeImages([]string{"docker.io/library/i:latest"})
 	return b
 }
 
-// start runs an agent; calling it again is a restart.
-func (b *bench) start() {
-	ctx, cancel := context.WithCancel(b.t.Context())
+// agent makes an agent on the bench's host, with cri as its runtime.
+func (b *bench) agent(ctx context.Context, cri internalapi.RuntimeService) *Agent {
 	logger := slog.New(slog.DiscardHandler)
 	factory := informers.NewSharedInformerFactory(b.client, 0)
 	agent := New(ctx, Config{
 		StateDir: b.dir, LogDir: filepath.Join(b.dir, "logs"), Domain: "cluster.local", DNSAddress: "10.96.0.10",
 		HostIPs: []string{"192.0.2.1"}, MemoryCapacity: 1 << 30,
-		Client: b.client, Runtime: runtime.New(b.cri, b.images, logger), Cgroups: noCgroups{},
+		Client: b.client, Runtime: runtime.New(cri, b.images, logger), Cgroups: b.groups,
 		Services: factory.Core().V1().Services().Lister(), Pods: factory.Core().V1().Pods().Informer(),
 		Synced:   []cache.InformerSynced{factory.Core().V1().Services().Informer().HasSynced},
 		Recorder: record.NewFakeRecorder(1000), Logger: logger,
-		Node: func() *v1.Node { return nil }, NetworkReady: func() bool { return true },
+		Node: func() *v1.Node { return b.node }, NetworkReady: func() bool { return true },
 	})
 	factory.Start(ctx.Done())
+	return agent
+}
+
+// start runs an agent; calling it again is a restart.
+func (b *bench) start() {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	agent := b.agent(ctx, b.cri)
 	done := make(chan error, 1)
 	go func() { done <- agent.Run(ctx) }()
 	b.stop = func() {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/volumes"
@@ -162,6 +163,8 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 		return rt.RemovePodSandbox(ctx, action.ID)
 	case Remove:
 		return rt.RemoveContainer(ctx, action.ID)
+	case Resize:
+		return w.resize(ctx, s)
 	case Teardown:
 		a.Objects.Release(w.uid)
 		a.images.Forget(s.Pod)
@@ -173,7 +176,11 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 func (w *worker) prepare(ctx context.Context, s *Situation) error {
 	pod := withAddresses(s)
 	if !s.Prepared {
-		if err := w.agent.Cgroups.Create(pod); err != nil {
+		limits := cgroups.PodLimits(pod)
+		if s.Allotment != nil {
+			limits = s.Allotment.Group
+		}
+		if err := w.agent.Cgroups.Create(pod, limits); err != nil {
 			return err
 		}
 	}
@@ -261,6 +268,7 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 	if err != nil {
 		return fault(reasonCreate, err)
 	}
+	w.started(c.Name, resourcesOf(pod))
 	report(v1.EventTypeNormal, "Created", "Container created")
 	if err := a.Config.Runtime.StartContainer(ctx, id); err != nil {
 		return fault(reasonRun, err)

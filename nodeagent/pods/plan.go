@@ -23,6 +23,7 @@ const (
 	Start         Verb = "start"          // pull, create, start, postStart
 	Stop          Verb = "stop"           // preStop, stop
 	Remove        Verb = "remove"         // a container that has ended
+	Resize        Verb = "resize"         // what runs, to what was granted
 	Teardown      Verb = "teardown"       // volumes, cgroup
 	Purge         Verb = "purge"          // logs and the pod's directory
 )
@@ -223,10 +224,14 @@ func (p *planner) run() {
 			// Containers start one after the other, but none waits to be
 			// stopped or judged until another has started.
 			p.judge()
+			p.resize()
 			return
 		}
 	}
 	p.judge()
+	if p.resize() {
+		return
+	}
 	if p.initialize() {
 		for i := range s.Pod.Spec.Containers {
 			if c := &s.Pod.Spec.Containers[i]; p.wants(c) && p.start(c) {
@@ -282,6 +287,10 @@ func (p *planner) judge() {
 				p.stop(run, p.podGrace(), true, fmt.Sprintf("Container %s definition changed, will be restarted", c.Name))
 				continue
 			}
+			if p.s.outgrown(c) {
+				p.stop(run, p.podGrace(), true, fmt.Sprintf("Container %s resize requires restart", c.Name))
+				continue
+			}
 			result := p.s.Probes[run.ID]
 			if result.Failed == "" {
 				continue
@@ -302,6 +311,24 @@ func (p *planner) judge() {
 			p.stop(run, grace, restart, message)
 		}
 	}
+}
+
+// resize brings what runs to its granted size, and says whether containers
+// have to wait for that: one that starts must find its place in the pod's
+// cgroup. What has to start anew is stopped before.
+func (p *planner) resize() (wait bool) {
+	s := p.s
+	if !s.resizing() {
+		return s.Busy[string(Resize)]
+	}
+	for _, c := range resizableContainers(s.Pod) {
+		if run := s.current(c.Name); run != nil && run.State == runtime.Running && s.outgrown(c) {
+			return true
+		}
+	}
+	before := len(p.plan.Actions)
+	p.do(Action{Verb: Resize})
+	return s.Busy[string(Resize)] || len(p.plan.Actions) > before
 }
 
 // initialize starts the init container whose turn it is, and sidecars that

@@ -24,6 +24,9 @@ type Situation struct {
 	Busy     map[string]bool          // operations under way, by key
 	Stopping map[string]time.Time     // containers being stopped, by ID: when they are killed
 
+	Allotment *Allotment        // nil before the pod is admitted; Pod is as it was granted
+	Resizing  []v1.PodCondition // how far changes of the pod's size have come
+
 	NetworkReady bool // pods can be given addresses
 	Prepared     bool // cgroup and volumes are in place
 	TornDown     bool // cgroup and volumes are gone again

@@ -5,7 +5,9 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/runtime"
@@ -53,7 +55,58 @@ func Describe(s *Situation, plan *Plan) v1.PodStatus {
 	}
 	status.Phase = phase
 	conditions(s, &status)
+	podResources(s, &status)
 	return status
+}
+
+// podResources says what the pod as a whole was granted and has, and how far
+// a change of that has come.
+func podResources(s *Situation, status *v1.PodStatus) {
+	kept := status.Conditions[:0]
+	for _, c := range status.Conditions {
+		if c.Type != v1.PodResizePending && c.Type != v1.PodResizeInProgress {
+			kept = append(kept, c)
+		}
+	}
+	status.Conditions = kept
+	if !finished(status.Phase) {
+		status.Conditions = append(status.Conditions, s.Resizing...)
+	}
+	if s.Allotment == nil {
+		return
+	}
+	options := resourcehelper.PodResourcesOptions{}
+	requests := resourcehelper.PodRequests(s.Pod, options)
+	status.AllocatedResources = requests
+	has := s.Pod.Spec.Resources.DeepCopy()
+	if has == nil {
+		has = &v1.ResourceRequirements{}
+	}
+	status.Resources = has
+	if s.Pod.Status.Phase != v1.PodRunning {
+		has.Requests, has.Limits = requests.DeepCopy(), resourcehelper.PodLimits(s.Pod, options)
+		return
+	}
+	set := func(list *v1.ResourceList, name v1.ResourceName, q *resource.Quantity) {
+		if *list == nil {
+			*list = v1.ResourceList{}
+		}
+		(*list)[name] = *q
+	}
+	group := s.Allotment.Group
+	if q := cgroups.MilliFromShares(group.CPUShares); q > cgroups.MinShares || has.Requests.Cpu().MilliValue() > cgroups.MinShares {
+		set(&has.Requests, v1.ResourceCPU, resource.NewMilliQuantity(q, resource.DecimalSI))
+	}
+	if q, ok := requests[v1.ResourceMemory]; ok && has.Requests.Memory().IsZero() {
+		set(&has.Requests, v1.ResourceMemory, &q)
+	}
+	if q := cgroups.MilliFromQuota(group.CPUQuota, cgroups.QuotaPeriod); q > 0 &&
+		(q > cgroups.MinMilliLimit || has.Limits.Cpu().MilliValue() > cgroups.MinMilliLimit) {
+		set(&has.Limits, v1.ResourceCPU, resource.NewMilliQuantity(q, resource.DecimalSI))
+	}
+	if group.Memory > 0 {
+		set(&has.Limits, v1.ResourceMemory, resource.NewQuantity(group.Memory, resource.BinarySI))
+	}
 }
 
 func (s *Situation) neverStarted() bool { return s.Actual.Empty() }

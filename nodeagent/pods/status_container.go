@@ -6,8 +6,10 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/runtime"
 )
 
@@ -88,8 +90,9 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 		if isInit && !isSidecar(c) {
 			status.Ready = false
 		}
-		d.resources(c, run, &status)
+		d.observed(c, run, &status)
 	}
+	d.resources(c, run, &status)
 	if isInit && !isSidecar(c) && run.State == runtime.Exited && run.ExitCode == 0 {
 		status.Ready = true
 	}
@@ -140,13 +143,37 @@ func (d *describer) told(name string) *v1.ContainerStatus {
 	return nil
 }
 
+// resources says what the container was granted, and what of that it has: the
+// runtime knows best, save of requests for memory, which never reach it.
 func (d *describer) resources(c *v1.Container, run *runtime.Container, status *v1.ContainerStatus) {
-	if len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {
-		status.AllocatedResources = c.Resources.Requests
-		status.Resources = &v1.ResourceRequirements{Requests: c.Resources.Requests, Limits: c.Resources.Limits}
-	} else {
-		status.Resources = &v1.ResourceRequirements{}
+	status.AllocatedResources = c.Resources.Requests
+	has := c.Resources.DeepCopy()
+	status.Resources = has
+	if run.State != runtime.Running {
+		return
 	}
+	real := run.Resources.GetLinux()
+	if q := cgroups.MilliFromQuota(real.GetCpuQuota(), real.GetCpuPeriod()); q > 0 && has.Limits != nil &&
+		(q > cgroups.MinMilliLimit || has.Limits.Cpu().MilliValue() > cgroups.MinMilliLimit) {
+		has.Limits[v1.ResourceCPU] = *resource.NewMilliQuantity(q, resource.DecimalSI)
+	}
+	if q := real.GetMemoryLimitInBytes(); q > 0 && has.Limits != nil {
+		has.Limits[v1.ResourceMemory] = *resource.NewQuantity(q, resource.BinarySI)
+	}
+	if q := cgroups.MilliFromShares(real.GetCpuShares()); q > 0 && has.Requests != nil &&
+		(q > cgroups.MinShares || has.Requests.Cpu().MilliValue() > cgroups.MinShares) {
+		has.Requests[v1.ResourceCPU] = *resource.NewMilliQuantity(q, resource.DecimalSI)
+	}
+	if d.s.Allotment == nil || has.Requests == nil {
+		return
+	}
+	if q := d.s.Allotment.Applied.Containers[c.Name].Requests[v1.ResourceMemory]; !q.IsZero() {
+		has.Requests[v1.ResourceMemory] = q
+	}
+}
+
+// observed is what only a running container has: its mounts and its user.
+func (d *describer) observed(c *v1.Container, run *runtime.Container, status *v1.ContainerStatus) {
 	for _, m := range c.VolumeMounts {
 		mount := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {

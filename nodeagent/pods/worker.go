@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -27,9 +26,11 @@ type worker struct {
 	logger *slog.Logger
 
 	mu         sync.Mutex
-	pod        *v1.Pod // the newest that the API gave
-	gone       bool    // the API has it no more
-	admitted   bool
+	pod        *v1.Pod          // the newest that the API gave
+	gone       bool             // the API has it no more
+	allotment  *Allotment       // nil until the pod is admitted
+	pending    *v1.PodCondition // why the pod cannot be resized yet
+	progress   *v1.PodCondition // of a resize
 	end        *End
 	history    map[string]*History
 	faults     map[string]Fault
@@ -42,8 +43,6 @@ type worker struct {
 	stale      bool                 // contents of volumes changed
 	backOffs   map[string]time.Time // ends of back-offs that an event told of, by container
 	messages   map[string]string    // termination messages, by run
-
-	room atomic.Pointer[v1.Pod] // the pod while it takes room on the host
 }
 
 // operation is an action under way.
@@ -159,14 +158,15 @@ func (w *worker) step(ctx context.Context) (next time.Time, done bool) {
 	s := w.situation(actual, now)
 	w.watchProbes(s)
 	w.judgeEnd(s)
+	w.negotiate(s)
 	plan := Decide(s)
 	if plan.Purged {
-		w.room.Store(nil)
+		w.agent.ledger.release(w.uid)
 		w.purge(s)
 		return next, true
 	}
 	if plan.Stopped {
-		w.room.Store(nil)
+		w.agent.ledger.release(w.uid)
 	}
 	next = plan.Next
 	if next.IsZero() {
@@ -218,6 +218,9 @@ func (w *worker) situation(actual *runtime.Pod, now time.Time) *Situation {
 		Busy: map[string]bool{}, Stopping: map[string]time.Time{},
 		NetworkReady: w.agent.NetworkReady(), Prepared: w.prepared, TornDown: w.tornDown,
 		HostIPs: w.agent.HostIPs,
+	}
+	if w.allotment != nil {
+		s.Pod, s.Allotment = w.allotment.Granted.of(w.pod), w.allotment.clone()
 	}
 	for key, o := range w.operations {
 		s.Busy[key] = true
@@ -309,13 +312,13 @@ func (w *worker) reasonToEnd(s *Situation) *End {
 		end.Phase = pod.Status.Phase
 		return end
 	}
-	if !w.admitted {
-		if reason, message := w.agent.admit(w, pod, s.Actual); reason != "" {
+	if w.allotment == nil {
+		if reason, message := w.enter(s.Actual); reason != "" {
 			w.agent.event(pod, "", v1.EventTypeWarning, reason, message)
 			end.Phase, end.Reason, end.Message = v1.PodFailed, reason, "Pod was rejected: "+message
 			return end
 		}
-		w.admitted = true
+		s.Pod, s.Allotment = w.allotment.Granted.of(w.pod), w.allotment.clone()
 	}
 	if deadline := w.deadline(); !deadline.IsZero() && !s.Now.Before(deadline) {
 		end.Phase, end.Reason = v1.PodFailed, "DeadlineExceeded"

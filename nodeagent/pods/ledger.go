@@ -1,0 +1,168 @@
+package pods
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
+
+	"clusterctl/nodeagent/cgroups"
+)
+
+// ledger keeps how much of the host each pod has been granted, and which pods
+// wait for more. Only one pod is judged at a time, so that two never take the
+// same room. Safe for concurrent use.
+type ledger struct {
+	node func() *v1.Node // nil before it is known: then everything fits
+	wake func(types.UID) // the fate of the pod's wish has changed
+
+	mu      sync.Mutex
+	entries map[types.UID]*entry
+	order   int // of wishes
+}
+
+type entry struct {
+	room            *v1.Pod // as granted
+	wish            *v1.Pod // as the pod wants to be; nil if it wants nothing more
+	since           int     // order of the wish
+	reason, message string  // why the wish does not come true
+}
+
+func newLedger(node func() *v1.Node, wake func(types.UID)) *ledger {
+	return &ledger{node: node, wake: wake, entries: map[types.UID]*entry{}}
+}
+
+// grant notes what the pod has without asking: it has been admitted before.
+func (l *ledger) grant(pod *v1.Pod) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.entries[pod.UID] == nil {
+		l.entries[pod.UID] = &entry{room: pod}
+	}
+}
+
+// admit grants the pod its room, or says why it cannot run here.
+func (l *ledger) admit(pod *v1.Pod) (reason, message string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if node := l.node(); node != nil {
+		if reason, message = Admit(node, l.others(pod.UID), pod); reason != "" {
+			delete(l.entries, pod.UID)
+			return reason, message
+		}
+	}
+	l.entries[pod.UID] = &entry{room: pod}
+	return "", ""
+}
+
+// release gives the pod's room back.
+func (l *ledger) release(uid types.UID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.entries[uid] == nil {
+		return
+	}
+	delete(l.entries, uid)
+	l.settle("")
+}
+
+// resize asks for what the pod wants now. It says whether the pod has it, and
+// why not; when that changes, the pod is woken.
+func (l *ledger) resize(pod *v1.Pod) (granted bool, reason, message string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.entries[pod.UID]
+	if e == nil {
+		return false, "", ""
+	}
+	wants := resourcesOf(pod)
+	if wants.equal(resourcesOf(e.room)) {
+		e.wish = nil
+		return true, "", ""
+	}
+	if e.wish == nil {
+		l.order++
+		e.since = l.order
+	}
+	if e.wish == nil || !wants.equal(resourcesOf(e.wish)) {
+		e.wish = pod
+		l.settle(pod.UID)
+	}
+	return e.wish == nil, e.reason, e.message
+}
+
+// keep drops the pod's wish: it has all that it wants.
+func (l *ledger) keep(uid types.UID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.entries[uid]; e != nil {
+		e.wish = nil
+	}
+}
+
+// settle judges every wish, the foremost first. Everybody whose fate changes
+// is woken, save asking. l.mu is held.
+func (l *ledger) settle(asking types.UID) {
+	var waiting []*entry
+	for _, e := range l.entries {
+		if e.wish != nil {
+			waiting = append(waiting, e)
+		}
+	}
+	slices.SortFunc(waiting, precedence)
+	for _, e := range waiting {
+		uid, reason, message := e.wish.UID, "", ""
+		if node := l.node(); node != nil {
+			reason, message = Admit(node, l.others(uid), e.wish)
+		}
+		changed := reason == "" || reason != e.reason || message != e.message
+		e.reason, e.message = reason, message
+		if reason == "" {
+			e.room, e.wish = e.wish, nil
+		}
+		if changed && uid != asking {
+			l.wake(uid)
+		}
+	}
+}
+
+func (l *ledger) others(uid types.UID) []*v1.Pod {
+	others := make([]*v1.Pod, 0, len(l.entries))
+	for other, e := range l.entries {
+		if other != uid {
+			others = append(others, e.room)
+		}
+	}
+	return others
+}
+
+// precedence orders wishes: those that ask for no more than they have, then
+// by priority, then guaranteed pods, then those that have waited longest.
+func precedence(a, b *entry) int {
+	rank := func(e *entry) (int, int32, int) {
+		more, priority, class := 0, int32(0), 1
+		if e.increases() {
+			more = 1
+		}
+		if p := e.wish.Spec.Priority; p != nil {
+			priority = *p
+		}
+		if cgroups.QOS(e.wish) == v1.PodQOSGuaranteed {
+			class = 0
+		}
+		return more, priority, class
+	}
+	aMore, aPriority, aClass := rank(a)
+	bMore, bPriority, bClass := rank(b)
+	return cmp.Or(cmp.Compare(aMore, bMore), cmp.Compare(bPriority, aPriority),
+		cmp.Compare(aClass, bClass), cmp.Compare(a.since, b.since))
+}
+
+func (e *entry) increases() bool {
+	has := resourcehelper.PodRequests(e.room, resourcehelper.PodResourcesOptions{})
+	wants := resourcehelper.PodRequests(e.wish, resourcehelper.PodResourcesOptions{})
+	return wants.Cpu().Cmp(*has.Cpu()) > 0 || wants.Memory().Cmp(*has.Memory()) > 0
+}

@@ -20,7 +20,7 @@ func newClaims(env *reconcile.Environment) (*reconcile.Loop, error) {
 	return loop, wake(env, loop, env.Informers.Core().V1().Pods().Informer(), claimsOf)
 }
 
-// claimProtection keeps claims for as long as a pod that has not finished uses
+// claimProtection keeps claims for as long as a pod that was given a node uses
 // them.
 func claimProtection(env *reconcile.Environment) protection[*corev1.PersistentVolumeClaim] {
 	claims := env.Informers.Core().V1().PersistentVolumeClaims().Lister()
@@ -83,11 +83,13 @@ func claimOf(pod *corev1.Pod, volume *corev1.Volume) string {
 }
 
 // uses reports whether pod, of the claim's namespace, needs claim to stay. A pod
-// whose containers are known to have ended (deleted, with no grace left) no
+// without a node does not: no node agent starts it once the claim is deleted. A
+// finished one does until it is gone, as its node may hold the volume still. A
+// pod whose containers are known to have ended (deleted, with no grace left) no
 // longer needs the claims that go with it: when it is deleted in the foreground
 // it waits for them.
 func uses(pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
-	if reconcile.PodTerminal(pod) {
+	if pod.Spec.NodeName == "" {
 		return false
 	}
 	ended := pod.DeletionTimestamp != nil && pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0

@@ -1,6 +1,6 @@
 // Package storageprotection lets deleted claims, volumes and volume attributes
 // classes go once nothing uses them: it removes the finalizers that admission
-// gives to new ones. It deletes nothing, and binds and provisions nothing.
+// gives to new ones, and gives them to those that lack them. It deletes nothing, and binds and provisions nothing.
 package storageprotection
 
 import (
@@ -52,7 +52,8 @@ type protection[T object[T]] struct {
 	update    func(ctx context.Context, obj T) error
 }
 
-// reconcile removes the finalizer of an object that is deleted and not used.
+// reconcile removes the finalizer of an object that is deleted and not used, and
+// gives it to one that lacks it, as one made before it was protected.
 // The update carries the version that was judged, so that it fails on any other.
 func (p protection[T]) reconcile(ctx context.Context, key string) error {
 	obj, err := p.get(key)
@@ -62,7 +63,16 @@ func (p protection[T]) reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if obj.GetDeletionTimestamp() == nil || !slices.Contains(obj.GetFinalizers(), p.finalizer) {
+	has := slices.Contains(obj.GetFinalizers(), p.finalizer)
+	switch {
+	case obj.GetDeletionTimestamp() == nil && !has:
+		guarded := obj.DeepCopy()
+		guarded.SetFinalizers(append(guarded.GetFinalizers(), p.finalizer))
+		if err := p.update(ctx, guarded); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("add finalizer %s: %w", p.finalizer, err)
+		}
+		return nil
+	case obj.GetDeletionTimestamp() == nil || !has:
 		return nil
 	}
 	if used, err := p.used(ctx, obj); err != nil || used {

@@ -49,7 +49,7 @@ func byName(claim string) corev1.VolumeSource {
 func testPod(phase corev1.PodPhase, source corev1.VolumeSource) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "pod", Namespace: "ns", UID: "pod"},
-		Spec:       corev1.PodSpec{Volumes: []corev1.Volume{{Name: "data", VolumeSource: source}}},
+		Spec:       corev1.PodSpec{NodeName: "node", Volumes: []corev1.Volume{{Name: "data", VolumeSource: source}}},
 		Status:     corev1.PodStatus{Phase: phase},
 	}
 }
@@ -87,6 +87,8 @@ func TestReconcile(t *testing.T) {
 	endedByName.ObjectMeta = *ended.ObjectMeta.DeepCopy()
 	elsewhere := testPod(corev1.PodRunning, byName("pod-data"))
 	elsewhere.Namespace = "elsewhere"
+	waiting := testPod(corev1.PodPending, byName("pod-data"))
+	waiting.Spec.NodeName = ""
 	claimOfClass := func(spec corev1.PersistentVolumeClaimSpec, status corev1.PersistentVolumeClaimStatus) *corev1.PersistentVolumeClaim {
 		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "claim", Namespace: "ns"}, Spec: spec, Status: status}
 	}
@@ -100,14 +102,15 @@ func TestReconcile(t *testing.T) {
 		"claim of a running pod":            {testClaim(true), testPod(corev1.PodRunning, byName("pod-data")), true},
 		"claim of a pending pod":            {testClaim(true), testPod(corev1.PodPending, byName("pod-data")), true},
 		"claim of a pod being deleted":      {testClaim(true), endedByName, true},
-		"claim of a succeeded pod":          {testClaim(true), testPod(corev1.PodSucceeded, byName("pod-data")), false},
-		"claim of a failed pod":             {testClaim(true), testPod(corev1.PodFailed, byName("pod-data")), false},
+		"claim of a pod without a node":     {testClaim(true), waiting, false},
+		"claim of a succeeded pod":          {testClaim(true), testPod(corev1.PodSucceeded, byName("pod-data")), true},
+		"claim of a failed pod":             {testClaim(true), testPod(corev1.PodFailed, byName("pod-data")), true},
 		"another claim's pod":               {testClaim(true), testPod(corev1.PodRunning, byName("another")), false},
 		"pod without claims":                {testClaim(true), testPod(corev1.PodRunning, corev1.VolumeSource{}), false},
 		"another namespace's pod":           {testClaim(true), elsewhere, false},
 		"ephemeral claim":                   {ownedClaim(), testPod(corev1.PodRunning, ephemeral), true},
 		"ephemeral claim's name only":       {testClaim(true), testPod(corev1.PodRunning, ephemeral), false},
-		"ephemeral claim of a finished pod": {ownedClaim(), testPod(corev1.PodSucceeded, ephemeral), false},
+		"ephemeral claim of a finished pod": {ownedClaim(), testPod(corev1.PodSucceeded, ephemeral), true},
 		"ephemeral claim of an ended pod":   {ownedClaim(), ended, false},
 
 		"available volume":   {obj: testVolume(corev1.VolumeAvailable, true)},
@@ -150,6 +153,20 @@ func TestReconcile(t *testing.T) {
 				t.Errorf("left %v", left)
 			}
 		})
+	}
+}
+
+func TestUnprotected(t *testing.T) {
+	bare := testVolume(corev1.VolumeAvailable, false)
+	bare.Finalizers = nil
+	f := controllertest.New(t, bare)
+	volumes := volumeProtection(f.Env)
+	f.Start(t)
+	if err := volumes.reconcile(t.Context(), "volume"); err != nil {
+		t.Fatal(err)
+	}
+	if now := finalizers(t, f.Client, bare); !slices.Equal(now, []string{volumeFinalizer}) {
+		t.Errorf("finalizers %v", now)
 	}
 }
 

@@ -27,11 +27,13 @@ import (
 	"clusterctl/controlplane/controllers/disruption"
 	"clusterctl/controlplane/controllers/endpoints"
 	"clusterctl/controlplane/controllers/endpointslice"
+	"clusterctl/controlplane/controllers/ephemeralvolume"
 	"clusterctl/controlplane/controllers/garbagecollector"
 	"clusterctl/controlplane/controllers/job"
 	"clusterctl/controlplane/controllers/namespace"
 	"clusterctl/controlplane/controllers/nodeipam"
 	"clusterctl/controlplane/controllers/nodelifecycle"
+	"clusterctl/controlplane/controllers/persistentvolume"
 	"clusterctl/controlplane/controllers/podgc"
 	"clusterctl/controlplane/controllers/reconcile"
 	"clusterctl/controlplane/controllers/replicaset"
@@ -81,6 +83,8 @@ var table = []struct {
 	}},
 	{"podgc", plain(podgc.New)},
 	{"storageprotection", plain(storageprotection.New)},
+	{"persistentvolume", plain(persistentvolume.New)},
+	{"ephemeralvolume", plain(ephemeralvolume.New)},
 	{"namespace", plain(namespace.New)},
 	{"serviceaccount", plain(serviceaccount.New)},
 	{"rootca", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {

@@ -142,6 +142,8 @@ func TestControllers(t *testing.T) {
 	t.Run("deployment", func(t *testing.T) { testDeployment(t, client) })
 	t.Run("deletion", func(t *testing.T) { testDeletionPolicies(t, client) })
 	t.Run("claim", func(t *testing.T) { testClaimInUse(t, client) })
+	t.Run("claims and volumes", func(t *testing.T) { testClaimsShareNoVolume(t, client) })
+	t.Run("local path volume", func(t *testing.T) { testLocalPathVolume(t, client) })
 	t.Run("certificate", func(t *testing.T) { testNodeCertificate(t, c) })
 	t.Run("namespace", func(t *testing.T) { testNamespaceDeletion(t, client) })
 }

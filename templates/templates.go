@@ -58,6 +58,11 @@ type CoreDNS struct {
 // CoreDNSManifests renders the DNS add-on as YAML documents.
 func CoreDNSManifests(dns CoreDNS) ([]byte, error) { return execute("coredns.yaml", dns) }
 
+// StorageManifests renders the default StorageClass as a YAML document.
+func StorageManifests() ([]byte, error) {
+	return execute("storage.yaml", struct{ Class, Provisioner string }{hostconfig.LocalPathClass, hostconfig.LocalPathProvisioner})
+}
+
 // CoreDNSDeployment is namespace/name of the Deployment in CoreDNSManifests.
 const CoreDNSDeployment = "kube-system/coredns"
 

@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
@@ -109,5 +110,21 @@ func TestCoreDNSManifests(t *testing.T) {
 	}
 	if strings.Contains(string(raw), "forward") {
 		t.Error("forwards to nobody, which CoreDNS refuses to start with")
+	}
+}
+
+func TestStorageManifests(t *testing.T) {
+	raw, err := StorageManifests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var class storagev1.StorageClass
+	if err := yaml.UnmarshalStrict(raw, &class); err != nil {
+		t.Fatal(err)
+	}
+	if class.Name != hostconfig.LocalPathClass || class.Provisioner != hostconfig.LocalPathProvisioner ||
+		class.Annotations["storageclass.kubernetes.io/is-default-class"] != "true" ||
+		class.VolumeBindingMode == nil || *class.VolumeBindingMode != storagev1.VolumeBindingWaitForFirstConsumer {
+		t.Errorf("class %+v", class)
 	}
 }

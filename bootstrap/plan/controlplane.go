@@ -75,6 +75,14 @@ func (b *builder) controlPlane(h inventory.Host) error {
 		ID: id(h.Name, "dns"), Host: h.Name, Phase: PhaseAddons, Title: "cluster DNS",
 		Needs: []string{step.ID}, Ops: hostop.Ops{dns},
 	})
+	class, err := templates.StorageManifests()
+	if err != nil {
+		return err
+	}
+	b.add(Step{
+		ID: id(h.Name, "storage"), Host: h.Name, Phase: PhaseAddons, Title: "default storage class",
+		Needs: []string{step.ID}, Ops: hostop.Ops{&hostop.Manifests{Name: "storage", YAML: class, Timeout: addonTimeout}},
+	})
 	return nil
 }
 

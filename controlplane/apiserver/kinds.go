@@ -32,6 +32,7 @@ import (
 	"clusterctl/controlplane/api/node"
 	"clusterctl/controlplane/api/policy"
 	"clusterctl/controlplane/api/rbac"
+	"clusterctl/controlplane/api/resource"
 	"clusterctl/controlplane/api/scheduling"
 	"clusterctl/controlplane/api/storage"
 )
@@ -129,6 +130,7 @@ func kinds() []api.Kind {
 		node.Kinds(),
 		policy.Kinds(),
 		rbac.Kinds(),
+		resource.Kinds(),
 		scheduling.Kinds(),
 		storage.Kinds(),
 	)

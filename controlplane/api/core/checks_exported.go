@@ -22,3 +22,6 @@ func ValidateOverhead(overhead corev1.ResourceList, path *field.Path) field.Erro
 func ValidateContainerResourceName(name corev1.ResourceName, path *field.Path) field.ErrorList {
 	return validateContainerResourceName(name, path)
 }
+
+// IsExtendedResource says whether a name is a device plugin's or operator's.
+func IsExtendedResource(name corev1.ResourceName) bool { return isExtendedResource(name) }

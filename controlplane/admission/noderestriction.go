@@ -9,6 +9,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apiserver/pkg/admission"
@@ -22,7 +23,8 @@ import (
 
 // nodeRestriction narrows down what nodes write, where it takes the content of
 // objects to judge: their own Node with the labels that are theirs to set,
-// pods bound to them, tokens for those, their own leases and certificates.
+// pods bound to them, tokens for those, their own leases, slices of devices and
+// certificates.
 type nodeRestriction struct {
 	*admission.Handler
 	pods       listers.PodLister
@@ -67,6 +69,8 @@ func (p *nodeRestriction) Admit(ctx context.Context, a admission.Attributes, _ a
 		return admitOwnName(name, "node lease", a)
 	case "storage.k8s.io/csinodes":
 		return admitOwnName(name, "CSINode", a)
+	case "resource.k8s.io/resourceslices":
+		return admitSlice(name, a)
 	case "certificates.k8s.io/certificatesigningrequests":
 		return admitRequest(name, a)
 	default:
@@ -176,6 +180,27 @@ func admitClaim(name string, a admission.Attributes) error {
 	}
 	if !apiequality.Semantic.DeepEqual(before, after) {
 		return admission.NewForbidden(a, fmt.Errorf("node %q is not allowed to update fields other than status.quantity and status.conditions", name))
+	}
+	return nil
+}
+
+// admitSlice allows a node to make and delete slices of its own devices. Whether
+// it may change one, the authorizer knows.
+func admitSlice(name string, a admission.Attributes) error {
+	object, verb := a.GetObject(), "create"
+	switch a.GetOperation() {
+	case admission.Create:
+	case admission.Delete:
+		object, verb = a.GetOldObject(), "delete"
+	default:
+		return nil
+	}
+	slice, ok := object.(*resourcev1.ResourceSlice)
+	if !ok {
+		return admission.NewForbidden(a, fmt.Errorf("unexpected type %T", object))
+	}
+	if slice.Spec.NodeName == nil || *slice.Spec.NodeName != name {
+		return admission.NewForbidden(a, fmt.Errorf("can only %s ResourceSlice with the same NodeName as the requesting node", verb))
 	}
 	return nil
 }

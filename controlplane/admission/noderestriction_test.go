@@ -9,6 +9,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -48,6 +49,9 @@ func TestNodeRestriction(t *testing.T) {
 	}
 	lease := func(namespace, name string) *coordinationv1.Lease {
 		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	}
+	slice := func(node string) *resourcev1.ResourceSlice {
+		return &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "slice"}, Spec: resourcev1.ResourceSliceSpec{NodeName: &node}}
 	}
 	eviction := func(name string) *policyv1.Eviction {
 		return &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}}
@@ -112,6 +116,12 @@ func TestNodeRestriction(t *testing.T) {
 		{"own lease", create, "coordination.k8s.io/leases", lease("kube-node-lease", "one"), nil, ""},
 		{"other lease", create, "coordination.k8s.io/leases", lease("kube-node-lease", "two"), nil, "can only access node lease with the same name as the requesting node"},
 		{"lease elsewhere", update, "coordination.k8s.io/leases", lease("kube-system", "one"), lease("kube-system", "one"), `can only access leases in the "kube-node-lease" system namespace`},
+
+		{"own slice", create, "resource.k8s.io/resourceslices", slice("one"), nil, ""},
+		{"other slice", create, "resource.k8s.io/resourceslices", slice("two"), nil, "can only create ResourceSlice with the same NodeName as the requesting node"},
+		{"delete own slice", remove, "resource.k8s.io/resourceslices", nil, slice("one"), ""},
+		{"delete other slice", remove, "resource.k8s.io/resourceslices", nil, slice("two"), "can only delete ResourceSlice with the same NodeName as the requesting node"},
+		{"delete slice of no node", remove, "resource.k8s.io/resourceslices", nil, &resourcev1.ResourceSlice{}, "can only delete ResourceSlice with the same NodeName as the requesting node"},
 
 		{"own certificate", create, requests, csr(certificatesv1.KubeAPIServerClientKubeletSignerName, "system:node:one"), nil, ""},
 		{"serving certificate of another", create, requests, csr(certificatesv1.KubeletServingSignerName, "system:node:two"), nil, "can only create a node CSR with CN=system:node:one"},

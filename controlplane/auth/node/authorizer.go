@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
 	listers "k8s.io/client-go/listers/core/v1"
+	resourcelisters "k8s.io/client-go/listers/resource/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"clusterctl/controlplane/auth/rbac"
@@ -26,6 +27,7 @@ const byNode = "clusterctl/node-namespace"
 type nodeAuthorizer struct {
 	pods   listers.PodLister
 	byNode cache.Indexer
+	slices resourcelisters.ResourceSliceLister
 	// common are the rules for what is not narrowed down below.
 	common []rbacv1.PolicyRule
 }
@@ -36,7 +38,7 @@ var (
 )
 
 // NewAuthorizer returns the authorizer for node agents; it has no opinion on
-// anybody else, nor on what it does not allow. It registers its informer with
+// anybody else, nor on what it does not allow. It registers its informers with
 // the factory, which the caller starts, and panics on a factory that has been
 // shut down already.
 func NewAuthorizer(factory informers.SharedInformerFactory) authorizer.Authorizer {
@@ -57,7 +59,7 @@ func NewAuthorizer(factory informers.SharedInformerFactory) authorizer.Authorize
 			panic(fmt.Sprintf("node: index pods by node: %v", err))
 		}
 	}
-	a := &nodeAuthorizer{pods: pods.Lister(), byNode: informer.GetIndexer()}
+	a := &nodeAuthorizer{pods: pods.Lister(), byNode: informer.GetIndexer(), slices: factory.Resource().V1().ResourceSlices().Lister()}
 	roles := rbac.DefaultPolicy().ClusterRoles
 	if i := slices.IndexFunc(roles, func(r *rbacv1.ClusterRole) bool { return r.Name == "system:node" }); i >= 0 {
 		a.common = roles[i].Rules
@@ -111,8 +113,11 @@ func (a *nodeAuthorizer) decide(node string, r authorizer.Attributes) (allowed b
 		return mayUseLease(node, r)
 	case "storage.k8s.io/csinodes":
 		return mayUseOwn(node, "CSINode", r)
-	case "/persistentvolumes", "storage.k8s.io/volumeattachments",
-		"resource.k8s.io/resourceclaims", "resource.k8s.io/resourceslices", "certificates.k8s.io/podcertificaterequests":
+	case "resource.k8s.io/resourceclaims":
+		return a.mayReadDeviceClaim(node, r)
+	case "resource.k8s.io/resourceslices":
+		return a.mayUseSlice(node, r)
+	case "/persistentvolumes", "storage.k8s.io/volumeattachments", "certificates.k8s.io/podcertificaterequests":
 		// What ties these to a node are kinds that are not served yet.
 		return false, unrelated(node)
 	default:

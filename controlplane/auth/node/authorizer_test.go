@@ -7,12 +7,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/utils/ptr"
 )
 
 func secretVolume(name string) corev1.Volume {
@@ -96,7 +98,16 @@ func start(t *testing.T, client *fake.Clientset) authorizer.Authorizer {
 func TestAuthorize(t *testing.T) {
 	mirror := pod("ns", "mirror", "one")
 	mirror.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
-	a := start(t, fake.NewClientset(pod("ns", "a", "one"), pod("ns", "b", "two"), pod("other", "c", "one"), pod("ns", "waiting", ""), mirror))
+	devices := pod("ns", "d", "one")
+	devices.Spec.ResourceClaims = []corev1.PodResourceClaim{
+		{Name: "own", ResourceClaimName: ptr.To("d-claim")}, {Name: "made", ResourceClaimTemplateName: ptr.To("t")}, {Name: "waits", ResourceClaimTemplateName: ptr.To("w")}}
+	devices.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "made", ResourceClaimName: ptr.To("d-made")}}
+	devices.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "d-extended"}
+	slice := func(name, node string) *resourcev1.ResourceSlice {
+		return &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: resourcev1.ResourceSliceSpec{NodeName: &node}}
+	}
+	a := start(t, fake.NewClientset(pod("ns", "a", "one"), pod("ns", "b", "two"), pod("other", "c", "one"), pod("ns", "waiting", ""), mirror,
+		devices, slice("s-one", "one"), slice("s-two", "two"), &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s-all"}}))
 	for _, test := range []struct {
 		request string
 		allowed bool
@@ -154,6 +165,20 @@ func TestAuthorize(t *testing.T) {
 		{"list coordination.k8s.io/leases kube-node-lease", false, ""},
 		{"update storage.k8s.io/csinodes:one", true, ""},
 		{"update storage.k8s.io/csinodes:two", false, ""},
+		{"get resource.k8s.io/resourceclaims:d-claim ns", true, ""},
+		{"get resource.k8s.io/resourceclaims:d-made ns", true, ""},
+		{"get resource.k8s.io/resourceclaims:d-extended ns", true, ""},
+		{"get resource.k8s.io/resourceclaims:w ns", false, "no relationship found between node 'one' and this object"},
+		{"get resource.k8s.io/resourceclaims:d-claim other", false, "no relationship found between node 'one' and this object"},
+		{"list resource.k8s.io/resourceclaims:d-claim ns", false, "can only get individual resources of this type"},
+		{"get resource.k8s.io/resourceclaims/status:d-claim ns", false, "cannot get subresource"},
+		{"create resource.k8s.io/resourceslices", true, ""},
+		{"update resource.k8s.io/resourceslices:s-one", true, ""},
+		{"delete resource.k8s.io/resourceslices:s-two", false, "no relationship found between node 'one' and this object"},
+		{"get resource.k8s.io/resourceslices:s-all", false, ""},
+		{"deletecollection resource.k8s.io/resourceslices spec.nodeName=one", true, ""},
+		{"list resource.k8s.io/resourceslices spec.nodeName=two", false, "can only list/watch/deletecollection resourceslices with nodeName field selector"},
+		{"watch resource.k8s.io/resourceslices", false, "can only list/watch/deletecollection resourceslices with nodeName field selector"},
 		{"create certificates.k8s.io/certificatesigningrequests", true, ""},
 		{"get certificates.k8s.io/certificatesigningrequests:x", true, ""},
 		{"create core/events ns", true, ""},

@@ -13,6 +13,7 @@ const (
 	configMap      reference = "configmap"
 	claim          reference = "persistentvolumeclaim"
 	serviceAccount reference = "serviceaccount"
+	deviceClaim    reference = "resourceclaim"
 )
 
 // refers reports whether the pod refers to the object, so that its node needs
@@ -28,6 +29,8 @@ func refers(pod *corev1.Pod, kind reference, name string) bool {
 		return pod.Spec.ServiceAccountName == name
 	case claim:
 		return refersToClaim(pod, name)
+	case deviceClaim:
+		return refersToDeviceClaim(pod, name)
 	case configMap:
 		return among(ConfigMaps, pod, name)
 	case secret:

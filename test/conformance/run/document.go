@@ -2,9 +2,9 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -70,21 +70,44 @@ func (r *results) document(path, exceptionsPath string) error {
 	return nil
 }
 
+// past is a run that results which stand come from.
+type past struct {
+	day, commit, command string
+	tests                int
+}
+
+// runs are those that the results come from, oldest first.
+func (r *results) runs() []past {
+	counts := map[past]int{}
+	for _, t := range r.Tests {
+		counts[past{day: t.Ended.Format(time.DateOnly), commit: t.Commit, command: t.Command}]++
+	}
+	var list []past
+	for run, n := range counts {
+		run.tests = n
+		list = append(list, run)
+	}
+	slices.SortFunc(list, func(a, b past) int {
+		return cmp.Or(cmp.Compare(a.day, b.day), cmp.Compare(b.tests, a.tests), cmp.Compare(a.commit+a.command, b.commit+b.command))
+	})
+	return list
+}
+
 func (r *results) markdown(exceptions []exception) string {
 	var b strings.Builder
-	var newest time.Time
-	commits := map[string]bool{}
-	for _, t := range r.Tests {
-		commits[t.Commit] = true
-		if t.Ended.After(newest) {
-			newest = t.Ended
-		}
-	}
 	rows, all := tallies(r.Tests)
-	fmt.Fprintf(&b, "\nLast run %s, at commit %s.\n\n", newest.Format(time.DateOnly), strings.Join(slices.Sorted(maps.Keys(commits)), ", "))
-	b.WriteString("| sig | passed | failed | skipped |\n| --- | ---: | ---: | ---: |\n")
+	of := map[string]int{}
+	for sig, n := range r.Suite {
+		of[sig] = n
+		of[all.sig] += n
+	}
+	b.WriteString("\n| sig | passed | failed | skipped | of |\n| --- | ---: | ---: | ---: | ---: |\n")
 	for _, t := range append(rows, all) {
-		fmt.Fprintf(&b, "| %s | %d | %d | %d |\n", t.sig, t.passed, t.failed, t.skipped)
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d |\n", t.sig, t.passed, t.failed, t.skipped, of[t.sig])
+	}
+	b.WriteString("\nEach test counts as it last ran:\n\n| date | commit | command | tests |\n| --- | --- | --- | ---: |\n")
+	for _, run := range r.runs() {
+		fmt.Fprintf(&b, "| %s | %s | `%s` | %d |\n", run.day, run.commit, strings.ReplaceAll(run.command, "|", `\|`), run.tests)
 	}
 	if all.failed == 0 {
 		b.WriteString("\n")

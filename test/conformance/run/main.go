@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -56,6 +57,18 @@ func main() {
 		stop()
 		log.Fatal(err)
 	}
+}
+
+// command is how a user has the same tests run.
+func (o options) command() string {
+	command := "make conformance"
+	if o.focus != "" {
+		command += " FOCUS='" + o.focus + "'"
+	}
+	if o.skip != "" {
+		command += " SKIP='" + o.skip + "'"
+	}
+	return fmt.Sprintf("%s PROCS=%d", command, o.procs)
 }
 
 func run(ctx context.Context, o options) (err error) {
@@ -124,20 +137,18 @@ func run(ctx context.Context, o options) (err error) {
 	for _, p := range parts {
 		p.dir = filepath.Join(reports, p.name)
 		runErr := c.test(ctx, o, p)
-		specs, err := readReport(filepath.Join(p.dir, reportFile))
+		specs, suite, err := readReport(filepath.Join(p.dir, reportFile))
 		if err != nil {
 			return errors.Join(runErr, err)
 		}
-		for name, r := range specs {
-			r.Commit = version
-			now[name], results.Tests[name] = r, r
+		results.keep(version, o.command(), specs, suite)
+		maps.Copy(now, specs)
+		if err := results.save(); err != nil {
+			return err
 		}
 		if ctx.Err() != nil {
 			break
 		}
-	}
-	if err := results.save(); err != nil {
-		return err
 	}
 	failed := print(os.Stdout, now)
 	fmt.Printf("Reports: %s\n", reports)

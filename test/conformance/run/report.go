@@ -33,12 +33,24 @@ type result struct {
 	Seconds float64   `json:"seconds"`
 	Ended   time.Time `json:"ended"`
 	Commit  string    `json:"commit"`
+	Command string    `json:"command"`
 }
 
 // results are those of every test by its full name, kept across runs.
 type results struct {
 	Tests map[string]result `json:"tests"`
+	// Suite counts the conformance tests of each sig, run or not.
+	Suite map[string]int `json:"suite,omitempty"`
 	path  string
+}
+
+// keep takes in what a part of a run came to.
+func (r *results) keep(commit, command string, tests map[string]result, suite map[string]int) {
+	for name, t := range tests {
+		t.Commit, t.Command = commit, command
+		r.Tests[name] = t
+	}
+	r.Suite = suite
 }
 
 func openResults(path string) (*results, error) {
@@ -72,24 +84,31 @@ func (r *results) save() error {
 
 // readReport returns what came of the tests that ginkgo's report names and
 // that did run: what was filtered out, or not reached in time, is left out.
-func readReport(path string) (map[string]result, error) {
+// suite counts the conformance tests of each sig, whether they ran or not.
+func readReport(path string) (found map[string]result, suite map[string]int, err error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read report: %w", err)
+		return nil, nil, fmt.Errorf("read report: %w", err)
 	}
 	var reports []types.Report
 	if err := json.Unmarshal(content, &reports); err != nil {
-		return nil, fmt.Errorf("read report %s: %w", filepath.Base(path), err)
+		return nil, nil, fmt.Errorf("read report %s: %w", filepath.Base(path), err)
 	}
-	found := make(map[string]result)
+	found, suite = make(map[string]result), make(map[string]int)
 	for _, report := range reports {
 		for _, spec := range report.SpecReports {
-			if spec.LeafNodeType == types.NodeTypeIt && spec.NumAttempts > 0 && !cutShort(spec) {
+			if spec.LeafNodeType != types.NodeTypeIt {
+				continue
+			}
+			if slices.Contains(spec.LeafNodeLabels, "Conformance") {
+				suite[sigOf(spec.FullText())]++
+			}
+			if spec.NumAttempts > 0 && !cutShort(spec) {
 				found[spec.FullText()] = resultOf(spec)
 			}
 		}
 	}
-	return found, nil
+	return found, suite, nil
 }
 
 // cutShort tells of tests that ran when the whole suite's time was over.

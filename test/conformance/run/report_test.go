@@ -12,31 +12,31 @@ import (
 // reportJSON is the part of ginkgo's report that matters: one test of each
 // outcome, some that were cut short or filtered out and one node that is no test.
 const reportJSON = `[{"SpecReports":[
- {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeText":"should start [Conformance]","State":"passed","NumAttempts":1,"RunTime":1500000000},
- {"ContainerHierarchyTexts":["[sig-apps] Job"],"LeafNodeType":"It","LeafNodeText":"should end [Conformance]","State":"failed","NumAttempts":1,"Failure":{"Message":"no such\n  resource"}},
- {"ContainerHierarchyTexts":["[sig-apps] Job"],"LeafNodeType":"It","LeafNodeText":"should stop [Conformance]","State":"timedout","NumAttempts":1},
- {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeText":"should hop [Conformance]","State":"skipped","NumAttempts":1,"Failure":{"Message":"needs two nodes"}},
- {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeText":"was not finished","State":"timedout","NumAttempts":1,"Failure":{"Message":"A suite timeout occurred"}},
- {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeText":"was interrupted","State":"interrupted","NumAttempts":1},
- {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeText":"was filtered out","State":"skipped","NumAttempts":0},
+ {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeLabels":["Conformance"],"LeafNodeText":"should start [Conformance]","State":"passed","NumAttempts":1,"RunTime":1500000000},
+ {"ContainerHierarchyTexts":["[sig-apps] Job"],"LeafNodeType":"It","LeafNodeLabels":["Conformance"],"LeafNodeText":"should end [Conformance]","State":"failed","NumAttempts":1,"Failure":{"Message":"no such\n  resource"}},
+ {"ContainerHierarchyTexts":["[sig-apps] Job"],"LeafNodeType":"It","LeafNodeLabels":["Conformance"],"LeafNodeText":"should stop [Conformance]","State":"timedout","NumAttempts":1},
+ {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeLabels":["Conformance"],"LeafNodeText":"should hop [Conformance]","State":"skipped","NumAttempts":1,"Failure":{"Message":"needs two nodes"}},
+ {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeLabels":["Conformance"],"LeafNodeText":"was not finished","State":"timedout","NumAttempts":1,"Failure":{"Message":"A suite timeout occurred"}},
+ {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeLabels":["Conformance"],"LeafNodeText":"was interrupted","State":"interrupted","NumAttempts":1},
+ {"ContainerHierarchyTexts":["[sig-node] Pods"],"LeafNodeType":"It","LeafNodeLabels":["Conformance"],"LeafNodeText":"was filtered out","State":"skipped","NumAttempts":0},
  {"LeafNodeType":"SynchronizedBeforeSuite","State":"passed","NumAttempts":1}
 ]}]`
 
-func readSample(t *testing.T) map[string]result {
+func readSample(t *testing.T) (map[string]result, map[string]int) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), reportFile)
 	if err := os.WriteFile(path, []byte(reportJSON), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tests, err := readReport(path)
+	tests, suite, err := readReport(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tests
+	return tests, suite
 }
 
 func TestReadReport(t *testing.T) {
-	tests := readSample(t)
+	tests, suite := readSample(t)
 	want := map[string]result{
 		"[sig-node] Pods should start [Conformance]": {State: passed},
 		"[sig-apps] Job should end [Conformance]":    {State: failed, Message: "no such resource"},
@@ -51,6 +51,9 @@ func TestReadReport(t *testing.T) {
 			t.Errorf("%s: %s %q, want %s %q", name, got.State, got.Message, w.State, w.Message)
 		}
 	}
+	if suite["sig-node"] != 5 || suite["sig-apps"] != 2 {
+		t.Errorf("the suite holds %v, want 5 tests of sig-node and 2 of sig-apps", suite)
+	}
 	if got := tests["[sig-node] Pods should start [Conformance]"].Seconds; got != 1.5 {
 		t.Errorf("took %v s, want 1.5", got)
 	}
@@ -58,7 +61,8 @@ func TestReadReport(t *testing.T) {
 
 func TestPrint(t *testing.T) {
 	var out strings.Builder
-	if got := print(&out, readSample(t)); got != 2 {
+	tests, _ := readSample(t)
+	if got := print(&out, tests); got != 2 {
 		t.Errorf("%d failed, want 2", got)
 	}
 	for _, want := range []string{
@@ -86,10 +90,12 @@ func TestDocument(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, r := range readSample(t) {
-		r.Commit, r.Ended = "abc", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-		earlier.Tests[name] = r
+	tests, suite := readSample(t)
+	for name, r := range tests {
+		r.Ended = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+		tests[name] = r
 	}
+	earlier.keep("abc", "make conformance FOCUS='a|b' PROCS=4", tests, suite)
 	if err := earlier.save(); err != nil {
 		t.Fatal(err)
 	}
@@ -106,13 +112,17 @@ func TestDocument(t *testing.T) {
 	}
 	want := "# Head\n" + tableStart + `
 
-Last run 2026-01-02, at commit abc.
+| sig | passed | failed | skipped | of |
+| --- | ---: | ---: | ---: | ---: |
+| sig-apps | 0 | 2 | 0 | 2 |
+| sig-node | 1 | 0 | 1 | 5 |
+| all | 1 | 2 | 1 | 7 |
 
-| sig | passed | failed | skipped |
-| --- | ---: | ---: | ---: |
-| sig-apps | 0 | 2 | 0 |
-| sig-node | 1 | 0 | 1 |
-| all | 1 | 2 | 1 |
+Each test counts as it last ran:
+
+| date | commit | command | tests |
+| --- | --- | --- | ---: |
+| 2026-01-02 | abc | ` + "`make conformance FOCUS='a\\|b' PROCS=4`" + ` | 4 |
 
 ### Exceptions
 

@@ -30,6 +30,17 @@ type ControlPlane struct {
 	Etcd     []string `json:"etcd"`   // https://host:2379 of every member
 	Prefix   string   `json:"prefix"` // /registry
 
+	// AuditLog is the file that requests are recorded in; "": they are not.
+	AuditLog string `json:"auditLog,omitempty"`
+	// AuditPolicy is the file that says what is recorded of which (Policy of
+	// audit.k8s.io/v1). "": the API server's own.
+	AuditPolicy string `json:"auditPolicy,omitempty"`
+	// Authentication is the file (AuthenticationConfiguration of
+	// apiserver.config.k8s.io/v1) with the OIDC providers; "": there are none.
+	Authentication string `json:"authentication,omitempty"`
+	// AnonymousDiscovery lets callers without credentials read which APIs there
+	// are, beside health and version.
+	AnonymousDiscovery bool `json:"anonymousDiscovery,omitempty"`
 	// AlwaysPullImages makes nodes pull the image of every container each time.
 	AlwaysPullImages bool `json:"alwaysPullImages,omitempty"`
 	// PodSecurity is the pod security standard ("baseline", "restricted") that

@@ -3,30 +3,34 @@ package hostconfig
 // Where everything of ours lies on a host. Nothing is ever written elsewhere,
 // so that a reset can leave the host as it was.
 const (
-	EtcDir       = "/etc/clusterctl"             // configuration
-	PKIDir       = EtcDir + "/pki"               // 0700; see PKI
-	AddonDir     = EtcDir + "/addons"            // manifests that `up` applies
-	CNIDir       = EtcDir + "/cni"               // CNI network lists, written by nodeagent
-	VarDir       = "/var/lib/clusterctl"         // state that survives a reboot
-	EtcdDir      = VarDir + "/etcd"              // 0700; one member's data
-	RunDir       = "/run/clusterctl"             // sockets, the run lock
-	LibDir       = "/usr/local/lib/clusterctl"   // LibDir/<version>/, LibDir/current -> <version>
-	BinDir       = LibDir + "/current"           // what units start
-	UnitDir      = "/etc/systemd/system"         // the units below
-	LogDir       = "/var/log/clusterctl"         // container logs live in LogDir/pods
-	HandDir      = VarDir + "/host"              // journal of applied operations, service fingerprints
-	StateDir     = VarDir + "/nodeagent"         // pods' volumes and checkpoints
-	LocalPathDir = VarDir + "/volumes"           // 0700; directories behind PersistentVolumes of LocalPathProvisioner
-	Manifest     = EtcDir + "/manifests"         // static pods
-	PodLogs      = LogDir + "/pods"              // <namespace>_<name>_<uid>/<container>/<n>.log
-	CRISock      = RunDir + "/containerd.sock"   // containerd's gRPC and CRI socket
-	CtrRoot      = VarDir + "/containerd"        // containerd's root
-	CtrState     = RunDir + "/containerd"        // containerd's state
-	CtrConf      = EtcDir + "/containerd.toml"   // containerd's configuration
-	CPConf       = EtcDir + "/controlplane.yaml" // ControlPlane
-	EtcdConf     = EtcDir + "/etcd.yaml"         // Etcd
-	NodeConf     = EtcDir + "/nodeagent.yaml"    // NodeAgent
-	AdminCfg     = EtcDir + "/admin.kubeconfig"  // 0600, control planes only: cluster-admin through 127.0.0.1
+	EtcDir       = "/etc/clusterctl"               // configuration
+	PKIDir       = EtcDir + "/pki"                 // 0700; see PKI
+	AddonDir     = EtcDir + "/addons"              // manifests that `up` applies
+	CNIDir       = EtcDir + "/cni"                 // CNI network lists, written by nodeagent
+	VarDir       = "/var/lib/clusterctl"           // state that survives a reboot
+	EtcdDir      = VarDir + "/etcd"                // 0700; one member's data
+	RunDir       = "/run/clusterctl"               // sockets, the run lock
+	LibDir       = "/usr/local/lib/clusterctl"     // LibDir/<version>/, LibDir/current -> <version>
+	BinDir       = LibDir + "/current"             // what units start
+	UnitDir      = "/etc/systemd/system"           // the units below
+	LogDir       = "/var/log/clusterctl"           // container logs live in LogDir/pods
+	HandDir      = VarDir + "/host"                // journal of applied operations, service fingerprints
+	StateDir     = VarDir + "/nodeagent"           // pods' volumes and checkpoints
+	LocalPathDir = VarDir + "/volumes"             // 0700; directories behind PersistentVolumes of LocalPathProvisioner
+	Manifest     = EtcDir + "/manifests"           // static pods
+	PodLogs      = LogDir + "/pods"                // <namespace>_<name>_<uid>/<container>/<n>.log
+	CRISock      = RunDir + "/containerd.sock"     // containerd's gRPC and CRI socket
+	CtrRoot      = VarDir + "/containerd"          // containerd's root
+	CtrState     = RunDir + "/containerd"          // containerd's state
+	CtrConf      = EtcDir + "/containerd.toml"     // containerd's configuration
+	CPConf       = EtcDir + "/controlplane.yaml"   // ControlPlane
+	EtcdConf     = EtcDir + "/etcd.yaml"           // Etcd
+	AuthConf     = EtcDir + "/authentication.yaml" // AuthenticationConfiguration of apiserver.config.k8s.io, where there are OIDC providers
+	AuditPol     = EtcDir + "/audit-policy.yaml"   // Policy of audit.k8s.io, where the inventory names one
+	AuditDir     = LogDir + "/audit"               // 0700, control planes only
+	AuditLog     = AuditDir + "/audit.log"         // 0600, rotated
+	NodeConf     = EtcDir + "/nodeagent.yaml"      // NodeAgent
+	AdminCfg     = EtcDir + "/admin.kubeconfig"    // 0600, control planes only: cluster-admin through 127.0.0.1
 )
 
 // Volumes on nodes' own disks, as control plane and node agent know them.

@@ -64,6 +64,7 @@ func (c *checker) checkCluster(inv *Inventory) {
 	c.checkEndpoint(cluster.Endpoint)
 	c.checkNodePorts(cluster.NodePortRange)
 	c.checkNetworks(inv)
+	c.checkAccess(inv)
 }
 
 func (c *checker) checkEndpoint(endpoint string) {

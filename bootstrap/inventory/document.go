@@ -39,6 +39,49 @@ type Cluster struct {
 	Etcd Etcd `json:"etcd,omitempty"`
 	// How names are resolved.
 	DNS DNS `json:"dns,omitempty"`
+	// What the API servers record of requests.
+	Audit Audit `json:"audit,omitempty"`
+	// Who may come in, beside holders of client certificates and service-account tokens.
+	Authentication Authentication `json:"authentication,omitempty"`
+	// The pod security standard that namespaces without labels of their own are held to, kube-system apart. Default: none; pods below baseline are warned about.
+	PodSecurity string `json:"podSecurity,omitempty" jsonschema:"enum=baseline,enum=restricted"`
+	// Nodes pull the image of every container each time, so that nobody runs an image by its name alone because a node has it. Default: false.
+	AlwaysPullImages bool `json:"alwaysPullImages,omitempty"`
+}
+
+// Audit says what goes into the audit log, /var/log/clusterctl/audit/audit.log
+// on every control plane.
+type Audit struct {
+	// A file with a Policy of audit.k8s.io/v1; relative paths start at the inventory. Default: one that records who changed what, and no body that could hold a secret.
+	Policy string `json:"policy,omitempty"`
+}
+
+// Authentication says whom the API servers believe.
+type Authentication struct {
+	// Let callers without credentials read which APIs there are, beside health and version. Default: false.
+	AnonymousDiscovery bool `json:"anonymousDiscovery,omitempty"`
+	// OpenID Connect providers whose ID tokens are accepted.
+	OIDC []OIDC `json:"oidc,omitempty"`
+}
+
+// OIDC is a provider of OpenID Connect.
+type OIDC struct {
+	// The provider's URL, https://…, as its tokens have it in iss.
+	Issuer string `json:"issuer"`
+	// What tokens have to be for: their aud.
+	ClientID string `json:"clientID"`
+	// The claim that names the user. Default: sub.
+	UsernameClaim string `json:"usernameClaim,omitempty" jsonschema:"default=sub"`
+	// What stands before the name, so that no provider names a user of the cluster's own. Default: oidc: (an empty string means nothing).
+	UsernamePrefix *string `json:"usernamePrefix,omitempty" jsonschema:"default=oidc:"`
+	// The claim that lists the user's groups. Default: none.
+	GroupsClaim string `json:"groupsClaim,omitempty"`
+	// What stands before each group. Default: oidc: (an empty string means nothing).
+	GroupsPrefix *string `json:"groupsPrefix,omitempty" jsonschema:"default=oidc:"`
+	// Claims that a token has to have, with these values.
+	RequiredClaims map[string]string `json:"requiredClaims,omitempty"`
+	// A PEM file with the authority of the provider's certificate; relative paths start at the inventory. Default: those that the hosts trust.
+	CAFile string `json:"caFile,omitempty"`
 }
 
 // DNS says how the cluster's DNS server resolves names that are not its own.

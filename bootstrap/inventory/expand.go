@@ -50,7 +50,7 @@ func expandRange(text string) (words []string, many bool, err error) {
 // expand fills in defaults and makes the hosts. It faults what cannot be
 // expanded; check judges the rest.
 func (c *checker) expand(file string) *Inventory {
-	inv := &Inventory{File: file, Cluster: c.document.Cluster}
+	inv := &Inventory{File: file, Cluster: c.document.Cluster, Files: map[string][]byte{}}
 	cluster := &inv.Cluster
 	cluster.PodCIDR = cmp.Or(cluster.PodCIDR, "10.244.0.0/16")
 	cluster.ServiceCIDR = cmp.Or(cluster.ServiceCIDR, "10.96.0.0/16")
@@ -58,6 +58,13 @@ func (c *checker) expand(file string) *Inventory {
 	cluster.Domain = cmp.Or(cluster.Domain, "cluster.local")
 	cluster.NodePortRange = cmp.Or(cluster.NodePortRange, "30000-32767")
 	cluster.Etcd.Topology = cmp.Or(cluster.Etcd.Topology, Stacked)
+	cluster.Authentication.OIDC = slices.Clone(cluster.Authentication.OIDC)
+	for i := range cluster.Authentication.OIDC {
+		provider, prefix := &cluster.Authentication.OIDC[i], "oidc:"
+		provider.UsernameClaim = cmp.Or(provider.UsernameClaim, "sub")
+		provider.UsernamePrefix = cmp.Or(provider.UsernamePrefix, &prefix)
+		provider.GroupsPrefix = cmp.Or(provider.GroupsPrefix, &prefix)
+	}
 	for i, entry := range c.document.Hosts {
 		path := fmt.Sprintf("hosts[%d]", i)
 		names, addresses := c.expandEntry(path, entry)
@@ -174,18 +181,7 @@ func resolvePaths(base string, s *SSH) {
 	resolve := func(paths []string) []string {
 		resolved := make([]string, len(paths))
 		for i, path := range paths {
-			if rest, ok := strings.CutPrefix(path, "~/"); ok {
-				if home, err := os.UserHomeDir(); err == nil {
-					path = filepath.Join(home, rest)
-				}
-			}
-			if !filepath.IsAbs(path) {
-				path = filepath.Join(base, path)
-			}
-			if absolute, err := filepath.Abs(path); err == nil {
-				path = absolute
-			}
-			resolved[i] = path
+			resolved[i] = resolvePath(base, path)
 		}
 		return resolved
 	}
@@ -195,4 +191,20 @@ func resolvePaths(base string, s *SSH) {
 	if s.KnownHosts != nil {
 		s.KnownHosts = resolve(s.KnownHosts)
 	}
+}
+
+// resolvePath makes a path of an inventory in the directory base absolute.
+func resolvePath(base, path string) string {
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		if home, err := os.UserHomeDir(); err == nil {
+			path = filepath.Join(home, rest)
+		}
+	}
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(base, path)
+	}
+	if absolute, err := filepath.Abs(path); err == nil {
+		path = absolute
+	}
+	return path
 }

@@ -42,6 +42,8 @@ type Inventory struct {
 	File    string // where it was read from
 	Cluster Cluster
 	Hosts   []Host // in the file's order, ranges expanded
+	// Files that the cluster's settings name, by the name as written.
+	Files map[string][]byte
 }
 
 // Host is one host with groups and defaults applied.

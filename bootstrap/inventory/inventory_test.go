@@ -48,7 +48,9 @@ func TestExample(t *testing.T) {
 		"apiVersion", "kind", "cluster", "name", "endpoint", "version", "podCIDR", "nodeMaskSize", "serviceCIDR",
 		"domain", "nodePortRange", "etcd", "topology", "dns", "upstream", "defaults", "groups", "hosts", "roles", "ssh", "labels",
 		"taints", "host", "user", "port", "keyFiles", "knownHosts", "hostKeyPolicy", "hostKeys", "jump", "password",
-		"sudo", "key", "value", "effect", "address", "state",
+		"sudo", "key", "value", "effect", "address", "state", "audit", "policy", "authentication", "anonymousDiscovery", "oidc",
+		"issuer", "clientID", "usernameClaim", "usernamePrefix", "groupsClaim", "groupsPrefix", "requiredClaims", "caFile",
+		"podSecurity", "alwaysPullImages",
 	} {
 		if !strings.Contains(string(raw), key+":") {
 			t.Errorf("the example does not show %s", key)
@@ -146,6 +148,15 @@ func TestRefusals(t *testing.T) {
 		{"bad name", "apiVersion: clusterctl/v1\ncluster: {name: Demo!}\nhosts:\n" + plane, `2: cluster name "Demo!" is no DNS label; use lower-case letters, digits and -, at most 63`},
 		{"bad domain", cluster("domain: .x"), `4: domain ".x" is no DNS name; write one like cluster.local`},
 		{"nameserver", cluster("dns: {upstream: [ns.example.org]}"), `4: nameserver "ns.example.org" is no IP address; write one like 192.0.2.53`},
+		{"pod security", cluster("podSecurity: baselin"), `4: unknown pod security standard "baselin"; did you mean baseline?`},
+		{"audit policy absent", cluster("audit: {policy: no-such-file.yaml}"), `4: stat `},
+		{"audit policy of another kind", cluster("audit: {policy: inventory_test.go}"), `4: audit policy inventory_test.go: `},
+		{"issuer", cluster("authentication: {oidc: [{issuer: 'http://x', clientID: a}]}"), `4: issuer "http://x" is no URL of a provider; write one like https://login.example.org`},
+		{"issuer twice", cluster("authentication: {oidc: [{issuer: 'https://x', clientID: a}, {issuer: 'https://x', clientID: b}]}"), `4: issuer https://x was given on line 4 already`},
+		{"no client", cluster("authentication: {oidc: [{issuer: 'https://x'}]}"), `4: issuer https://x has no clientID`},
+		{"prefix of no groups", cluster("authentication: {oidc: [{issuer: 'https://x', clientID: a, groupsPrefix: b}]}"), `4: groupsPrefix without a groupsClaim means nothing`},
+		{"empty claim", cluster("authentication: {oidc: [{issuer: 'https://x', clientID: a, requiredClaims: {a: ''}}]}"), `4: required claim "a" has the value ""`},
+		{"no CA", cluster("authentication: {oidc: [{issuer: 'https://x', clientID: a, caFile: inventory_test.go}]}"), `4: inventory_test.go holds no certificate; name a PEM file`},
 		{"bad topology", cluster("etcd: {topology: stackd}"), `4: unknown etcd topology "stackd"; did you mean stacked?`},
 		{"endpoint URL", cluster("endpoint: https://api:6443"), `4: endpoint "https://api:6443" is a URL; write a name or an address, with or without a port: api.example.org:6443`},
 		{"endpoint host", cluster("endpoint: a_b:1"), `4: endpoint host "a_b" is neither a DNS name nor an address`},

@@ -23,6 +23,10 @@ func (b *builder) controlPlane(h inventory.Host) error {
 	for _, m := range b.members {
 		config.Etcd = append(config.Etcd, clientURL(m))
 	}
+	access, err := b.access(&config)
+	if err != nil {
+		return err
+	}
 	raw, err := hostconfig.Marshal(config)
 	if err != nil {
 		return fmt.Errorf("render the control plane's configuration: %w", err)
@@ -31,7 +35,13 @@ func (b *builder) controlPlane(h inventory.Host) error {
 	if err != nil {
 		return err
 	}
-	fingerprint, err := b.fingerprint(h, "controlplane", unit, raw)
+	depends := [][]byte{unit, raw}
+	for _, op := range access {
+		if file, ok := op.(*hostop.File); ok {
+			depends = append(depends, file.Content)
+		}
+	}
+	fingerprint, err := b.fingerprint(h, "controlplane", depends...)
 	if err != nil {
 		return err
 	}
@@ -48,7 +58,7 @@ func (b *builder) controlPlane(h inventory.Host) error {
 	step := Step{
 		ID: id(h.Name, "control-plane"), Host: h.Name, Phase: PhaseControlPlane, Title: "API server, scheduler and controllers",
 		Needs: append(b.etcdNeeds(h), id(h.Name, "api-certificates"), id(h.Name, "version")),
-		Ops: hostop.Ops{
+		Ops: append(access,
 			&hostop.File{Path: hostconfig.CPConf, Mode: 0o600, Content: raw},
 			&hostop.Unit{Name: hostconfig.UnitControlPlane, Content: unit},
 			&hostop.Service{Name: hostconfig.UnitControlPlane, Fingerprint: fingerprint},
@@ -57,7 +67,7 @@ func (b *builder) controlPlane(h inventory.Host) error {
 				CAFile: files.ClusterCA(), Cert: files.Cert(hostconfig.PairAdmin), Key: files.Key(hostconfig.PairAdmin),
 				Timeout: readyTimeout,
 			},
-		},
+		),
 	}
 	// Where it runs already, this is a restart: one control plane at a time.
 	if b.active(h, hostconfig.UnitControlPlane) {

@@ -102,6 +102,18 @@ hosts:
 - {name: "cp[1:2]", address: "10.0.0.[1:2]", roles: [control-plane]}
 - {name: "etcd[1:3]", address: "10.0.0.[21:23]", roles: [etcd]}
 `
+	access = `
+cluster:
+  name: solo
+  podSecurity: restricted
+  alwaysPullImages: true
+  authentication:
+    anonymousDiscovery: true
+    oidc:
+    - {issuer: "https://login.example.org", clientID: us, groupsClaim: groups, groupsPrefix: "", requiredClaims: {hd: example.org}}
+    - {issuer: "https://other.example.org", clientID: us, usernameClaim: email}
+hosts: [{name: one, address: 10.0.0.1, roles: [control-plane]}]
+`
 	single = `
 cluster: {name: solo}
 hosts: [{name: one, address: 10.0.0.1, roles: [control-plane]}]
@@ -182,6 +194,14 @@ func TestGolden(t *testing.T) {
 		{"single", func(t *testing.T) *Plan {
 			inv := parse(t, single)
 			return build(t, inv, fresh(inv))
+		}},
+		// Everything that concerns who may come in is asked for.
+		{"access", func(t *testing.T) *Plan {
+			inv := parse(t, access)
+			inv.Files["policy.yaml"], inv.Files["ca.crt"] = []byte("rules: []"), []byte("a certificate")
+			inv.Cluster.Audit.Policy, inv.Cluster.Authentication.OIDC[0].CAFile = "policy.yaml", "ca.crt"
+			p := build(t, inv, running(inv))
+			return p.Prune(inPlace(p, "one/control-plane"))
 		}},
 		// A third worker joins: the hosts that are up have nothing to do.
 		{"worker-added", func(t *testing.T) *Plan {

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
@@ -69,12 +71,20 @@ func (s *Server) authenticate(config *genericapiserver.Config) error {
 	if err != nil {
 		return fmt.Errorf("load front-proxy certificate authority: %w", err)
 	}
+	var providers authenticator.Token
+	if s.config.Authentication != "" {
+		if providers, err = authn.NewProviders(s.life, s.config.Authentication, s.tokens.Issuer()); err != nil {
+			return err
+		}
+	}
 	result, err := authn.New(authn.Config{
-		ClientCA:     clientCA,
-		FrontProxyCA: frontProxyCA,
-		Tokens:       s.tokens,
-		Identities:   &s.inProcess.identities,
-		Lookup:       s.lookupObject,
+		ClientCA:           clientCA,
+		FrontProxyCA:       frontProxyCA,
+		Tokens:             s.tokens,
+		Identities:         &s.inProcess.identities,
+		Lookup:             s.lookupObject,
+		Providers:          providers,
+		AnonymousDiscovery: s.config.AnonymousDiscovery,
 	})
 	if err != nil {
 		return err
@@ -93,7 +103,11 @@ func (s *Server) authenticate(config *genericapiserver.Config) error {
 // authorize fills in who may do what. The first authorizer that has an
 // opinion decides.
 func (s *Server) authorize(config *genericapiserver.Config) error {
-	public, err := path.NewAuthorizer(authn.AnonymousPaths)
+	paths := authn.AnonymousPaths
+	if s.config.AnonymousDiscovery {
+		paths = slices.Concat(paths, authn.DiscoveryPaths)
+	}
+	public, err := path.NewAuthorizer(paths)
 	if err != nil {
 		return fmt.Errorf("open public paths: %w", err)
 	}

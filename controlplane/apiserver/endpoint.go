@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/retry"
 
 	"clusterctl/controlplane/storage"
 	"clusterctl/hostconfig"
@@ -132,11 +133,14 @@ func (e *endpoint) withdraw(ctx context.Context) error {
 	if _, err := e.etcd.Delete(ctx, e.dir+e.address); err != nil {
 		return fmt.Errorf("remove entry of this API server: %w", err)
 	}
-	addresses, err := e.servers(ctx)
-	if err != nil {
-		return err
-	}
-	return e.reconcile(ctx, addresses)
+	// The others have seen the key go, and write as well.
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		addresses, err := e.servers(ctx)
+		if err != nil {
+			return err
+		}
+		return e.reconcile(ctx, addresses)
+	})
 }
 
 // servers lists the addresses of the API servers that live, sorted.

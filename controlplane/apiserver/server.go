@@ -49,6 +49,9 @@ type Server struct {
 	endpoint  *endpoint
 	generic   *genericapiserver.GenericAPIServer // the first of the chain
 	ready     chan struct{}
+
+	life context.Context // of what New starts; ends when Run has served
+	end  context.CancelFunc
 }
 
 // New reads certificates and keys, opens the listener and builds everything
@@ -66,15 +69,26 @@ func New(ctx context.Context, config hostconfig.ControlPlane, options Options) (
 	if s.logger == nil {
 		s.logger = slog.Default()
 	}
+	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
+	if err := s.open(pki); err != nil {
+		s.end()
+		return nil, err
+	}
+	return s, nil
+}
+
+// open does what New promises.
+func (s *Server) open(pki hostconfig.PKI) error {
+	config := s.config
 	var err error
 	s.tokens, err = authn.LoadServiceAccountTokens(
 		"https://kubernetes.default.svc."+config.Cluster.Domain, pki.ServiceAccountKey(), pki.ServiceAccountPub())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.client, err = kubernetes.NewForConfig(s.ClientConfig(user.APIServerUser, user.SystemPrivilegedGroup))
 	if err != nil {
-		return nil, fmt.Errorf("make in-process client: %w", err)
+		return fmt.Errorf("make in-process client: %w", err)
 	}
 	s.informers = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(withoutManagedFields))
 	s.store, err = storage.Open(storage.Config{
@@ -85,21 +99,21 @@ func New(ctx context.Context, config hostconfig.ControlPlane, options Options) (
 		Prefix:    config.Prefix,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if s.listener == nil {
 		if s.listener, err = net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(config.Port))); err != nil {
 			s.store.Close()
-			return nil, fmt.Errorf("listen: %w", err)
+			return fmt.Errorf("listen: %w", err)
 		}
 	}
 	if err := s.build(kinds()); err != nil {
 		s.store.Close()
 		// Whoever gave the listener learns of the failure by the error below.
 		_ = s.listener.Close()
-		return nil, err
+		return err
 	}
-	return s, nil
+	return nil
 }
 
 // build assembles the server of these kinds.
@@ -124,6 +138,9 @@ func (s *Server) build(kinds []api.Kind) error {
 		return err
 	}
 	if err := s.authorize(config); err != nil {
+		return err
+	}
+	if err := s.record(config); err != nil {
 		return err
 	}
 	config.RESTOptionsGetter = &storage.Options{
@@ -191,6 +208,7 @@ func (s *Server) build(kinds []api.Kind) error {
 // everything that New took.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.store.Close()
+	defer s.end()
 	prepared := s.generic.PrepareRun()
 	memory, stopMemory := context.WithCancel(context.WithoutCancel(ctx))
 	stopped := make(chan struct{})

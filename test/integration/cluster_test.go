@@ -88,6 +88,7 @@ func start(ctx context.Context, dir string, logger *slog.Logger) (cluster *Clust
 		},
 		NodeName: "cp1", Address: advertised, Port: ports[0], PKIDir: filepath.Join(dir, "pki"),
 		Etcd: []string{"https://" + loopback(ports[1])}, Prefix: "/registry",
+		AuditLog: filepath.Join(dir, "audit", "audit.log"),
 	}
 	authorities, err := writePKI(hostconfig.PKI(config.PKIDir))
 	if err != nil {

@@ -6,11 +6,9 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
 	"k8s.io/apiserver/pkg/authentication/group"
-	"k8s.io/apiserver/pkg/authentication/request/anonymous"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
 	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/authentication/request/union"
@@ -20,9 +18,6 @@ import (
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 )
-
-// AnonymousPaths are what callers without credentials may ask for.
-var AnonymousPaths = []string{"/healthz", "/livez", "/readyz", "/version"}
 
 // Lookup finds an object that a token speaks of, in the resource's plural
 // ("serviceaccounts", "pods", "secrets", "nodes"). It answers an API NotFound
@@ -36,6 +31,12 @@ type Config struct {
 	Tokens       *ServiceAccountTokens
 	Identities   *Identities
 	Lookup       Lookup
+
+	// Providers accepts tokens of OIDC providers; nil: there are none.
+	Providers authenticator.Token
+	// AnonymousDiscovery lets callers without credentials ask which APIs there
+	// are, beside AnonymousPaths.
+	AnonymousDiscovery bool
 }
 
 // Authentication is the assembled authenticator.
@@ -57,17 +58,18 @@ func New(config Config) (*Authentication, error) {
 		AllowedClientNames:  headerrequest.StaticStringSlice{},
 		CAContentProvider:   config.FrontProxyCA,
 	}
+	kept := []authenticator.Token{
+		&serviceAccountAuthenticator{tokens: config.Tokens, lookup: config.Lookup},
+		authenticator.WrapAudienceAgnosticToken(audiences, &bootstrapAuthenticator{lookup: config.Lookup}),
+	}
+	if config.Providers != nil {
+		// Last: a token that it does not know makes it ask the provider for keys.
+		kept = append(kept, authenticator.WrapAudienceAgnosticToken(audiences, config.Providers))
+	}
 	tokens := tokenunion.New(
 		authenticator.WrapAudienceAgnosticToken(audiences, config.Identities),
-		cache.New(tokenunion.New(
-			&serviceAccountAuthenticator{tokens: config.Tokens, lookup: config.Lookup},
-			authenticator.WrapAudienceAgnosticToken(audiences, &bootstrapAuthenticator{lookup: config.Lookup}),
-		), true, 10*time.Second, 0),
+		cache.New(tokenunion.New(kept...), true, 10*time.Second, 0),
 	)
-	conditions := make([]apiserver.AnonymousAuthCondition, len(AnonymousPaths))
-	for i, path := range AnonymousPaths {
-		conditions[i] = apiserver.AnonymousAuthCondition{Path: path}
-	}
 	if _, ok := config.ClientCA.VerifyOptions(); !ok {
 		return nil, fmt.Errorf("read client certificate authority %s: no certificate in it", config.ClientCA.Name())
 	}
@@ -82,7 +84,7 @@ func New(config Config) (*Authentication, error) {
 	return &Authentication{
 		Request: union.NewFailOnError(
 			group.NewAuthenticatedGroupAdder(known),
-			anonymous.NewAuthenticator(conditions),
+			config.nobody(),
 		),
 		Audiences:      audiences,
 		RequestHeaders: headers,

@@ -143,6 +143,7 @@ func (s *Server) build(kinds []api.Kind) error {
 	if err := s.record(config); err != nil {
 		return err
 	}
+	s.share(config)
 	config.RESTOptionsGetter = &storage.Options{
 		Client:   s.store,
 		Scheme:   scheme,

@@ -79,6 +79,13 @@ type NodeAgent struct {
 	CgroupDriver string            `json:"cgroupDriver"`     // cgroupfs or systemd
 	MaxPods      int               `json:"maxPods"`
 	ListenAPILB  string            `json:"listenAPILB"` // 127.0.0.1:6444
+
+	// PodPIDs is how many processes one pod may have; 0: as many as the host has
+	// room for.
+	PodPIDs int64 `json:"podPIDs,omitempty"`
+	// Reserved is kept from pods, as quantities: cpu, memory,
+	// ephemeral-storage, pid.
+	Reserved map[string]string `json:"reserved,omitempty"`
 }
 
 // Taint is a node taint as the Kubernetes API has it.

@@ -97,11 +97,15 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	tree, err := cgroups.Open(cgroupRoot, config.CgroupDriver)
+	memory, err := stats.ReadMemory()
 	if err != nil {
 		return err
 	}
-	memory, err := stats.ReadMemory()
+	limits, err := node.PodsTogether(config)
+	if err != nil {
+		return err
+	}
+	tree, err := cgroups.Open(cgroupRoot, cgroups.Options{Driver: config.CgroupDriver, PodPIDs: config.PodPIDs, Together: limits})
 	if err != nil {
 		return err
 	}

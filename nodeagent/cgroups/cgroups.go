@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
 )
 
 // Drivers.
@@ -23,10 +24,19 @@ const (
 // Tree makes and removes the groups of pods. Safe for concurrent use: every
 // operation is idempotent and touches one pod's group.
 type Tree struct {
+	Options
 	root    string // where cgroups are mounted
 	unified bool   // cgroup v2
 	systemd bool
-	units   slices // with the systemd driver
+	units   slices   // with the systemd driver
+	huge    []string // sizes of pages that can be limited, as cgroups spell them
+}
+
+// Options are what the groups shall be like.
+type Options struct {
+	Driver   string // Cgroupfs or Systemd
+	PodPIDs  int64  // processes that one pod may have; 0 for no limit of its own
+	Together Limits // what all pods may have
 }
 
 // slices starts and stops systemd slices.
@@ -36,19 +46,22 @@ type slices interface {
 }
 
 // Open finds out which version of cgroups the host has, and makes the
-// groups of the classes. driver is Cgroupfs or Systemd.
-func Open(root, driver string) (*Tree, error) {
+// groups of the classes.
+func Open(root string, options Options) (*Tree, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(root, &fs); err != nil {
 		return nil, fmt.Errorf("look at %s: %w", root, err)
 	}
-	t := &Tree{root: root, unified: fs.Type == unix.CGROUP2_SUPER_MAGIC}
-	switch driver {
+	t := &Tree{Options: options, root: root, unified: fs.Type == unix.CGROUP2_SUPER_MAGIC}
+	if t.hasHugetlb() {
+		t.huge = HugePageSizes()
+	}
+	switch options.Driver {
 	case Systemd:
 		t.systemd, t.units = true, systemdSlices{}
 	case Cgroupfs, "":
 	default:
-		return nil, fmt.Errorf("cgroup driver %q: want %s or %s", driver, Cgroupfs, Systemd)
+		return nil, fmt.Errorf("cgroup driver %q: want %s or %s", options.Driver, Cgroupfs, Systemd)
 	}
 	return t, t.prepare()
 }
@@ -56,7 +69,10 @@ func Open(root, driver string) (*Tree, error) {
 func (t *Tree) prepare() error {
 	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
 		limits := Limits{}
-		if class == v1.PodQOSBestEffort {
+		switch class {
+		case v1.PodQOSGuaranteed: // the parent of all
+			limits = t.Together
+		case v1.PodQOSBestEffort:
 			limits.CPUShares = minShares
 		}
 		if err := t.make(classPath(class), limits); err != nil {
@@ -87,8 +103,29 @@ func (t *Tree) Parent(pod *v1.Pod) string {
 // Create makes the pod's group with limits, or brings them up to date. What
 // limits leave open stays as it is.
 func (t *Tree) Create(pod *v1.Pod, limits Limits) error {
-	if err := t.make(podPath(QOS(pod), pod.UID), limits); err != nil {
+	path := podPath(QOS(pod), pod.UID)
+	limits.PIDs = t.PodPIDs
+	if err := t.make(path, limits); err != nil {
 		return fmt.Errorf("make cgroup of pod: %w", err)
+	}
+	if err := t.limitHugePages(path, pod); err != nil {
+		return fmt.Errorf("limit huge pages of pod: %w", err)
+	}
+	return nil
+}
+
+// Balance gives burstable pods together the weight that those among pods ask
+// for: their groups share one, which stands against guaranteed pods.
+func (t *Tree) Balance(pods []*v1.Pod) error {
+	milli := int64(0)
+	for _, pod := range pods {
+		if QOS(pod) == v1.PodQOSBurstable {
+			requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+			milli += requests.Cpu().MilliValue()
+		}
+	}
+	if err := t.make(classPath(v1.PodQOSBurstable), Limits{CPUShares: Shares(milli)}); err != nil {
+		return fmt.Errorf("weigh burstable pods: %w", err)
 	}
 	return nil
 }
@@ -159,9 +196,12 @@ func (t *Tree) dirs(group string) []string {
 	if t.unified {
 		return []string{filepath.Join(t.root, group)}
 	}
-	dirs := make([]string, 0, len(controllersV1))
+	dirs := make([]string, 0, len(controllersV1)+1)
 	for _, c := range controllersV1 {
 		dirs = append(dirs, filepath.Join(t.root, c, group))
+	}
+	if len(t.huge) > 0 {
+		dirs = append(dirs, filepath.Join(t.root, hugetlb, group))
 	}
 	return dirs
 }

@@ -88,3 +88,54 @@ func TestTreeCreatesLimitsAndRemoves(t *testing.T) {
 		t.Errorf("pods after removal: got %v", got)
 	}
 }
+
+func TestTreeLimitsAndWeighs(t *testing.T) {
+	root := t.TempDir()
+	tree := &Tree{root: root, huge: []string{"2MB", "1GB"},
+		Options: Options{PodPIDs: 77, Together: Limits{CPUShares: 2048, Memory: 1 << 30, PIDs: 9000}}}
+	if err := tree.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	some := pod(map[string]string{"cpu": "250m", "hugepages-2Mi": "8Mi"}, map[string]string{"hugepages-2Mi": "8Mi"})
+	full := map[string]string{"cpu": "1", "memory": "64Mi"}
+	if err := tree.Create(some, PodLimits(some)); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Balance([]*v1.Pod{some, some, pod(full, full), pod(nil, nil)}); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		"cpu/kubepods/cpu.shares":                                        "2048",
+		"memory/kubepods/memory.limit_in_bytes":                          "1073741824",
+		"pids/kubepods/pids.max":                                         "9000",
+		"pids/kubepods/burstable/podab-cd/pids.max":                      "77",
+		"cpu/kubepods/burstable/cpu.shares":                              "512",
+		"hugetlb/kubepods/burstable/podab-cd/hugetlb.2MB.limit_in_bytes": "8388608",
+		"hugetlb/kubepods/burstable/podab-cd/hugetlb.1GB.limit_in_bytes": "0",
+	} {
+		raw, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil || string(raw) != want {
+			t.Errorf("%s: got %q %v, want %q", file, raw, err, want)
+		}
+	}
+}
+
+func TestHugePageLimits(t *testing.T) {
+	p := pod(nil, map[string]string{"hugepages-2Mi": "4Mi"})
+	p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "other"})
+	sizes := []string{"2MB", "1GB"}
+	for i, want := range []uint64{4 << 20, 0} {
+		limits := hugePageLimits(p, &p.Spec.Containers[i], sizes)
+		if len(limits) != 2 || limits[0].PageSize != "2MB" || limits[0].Limit != want || limits[1].Limit != 0 {
+			t.Errorf("container %d: got %v", i, limits)
+		}
+	}
+	for size, want := range map[int64]string{2 << 20: "2MB", 1 << 30: "1GB", 64 << 10: "64KB"} {
+		if got := pageSize(size); got != want {
+			t.Errorf("%d: got %s, want %s", size, got, want)
+		}
+	}
+	if got := HugePageResource(2 << 20); got != "hugepages-2Mi" {
+		t.Errorf("got %s", got)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/stats"
 )
 
 func TestJudge(t *testing.T) {
@@ -72,5 +73,31 @@ func TestConditionsKeepTheirTransition(t *testing.T) {
 	setCondition(&status, v1.NodeReady, true, "c", "", second)
 	if c := status.Conditions[0]; !c.LastTransitionTime.Equal(&second) || c.Status != v1.ConditionTrue {
 		t.Errorf("changed: %+v", c)
+	}
+}
+
+func TestReserved(t *testing.T) {
+	agent := func(name, quantity string) hostconfig.NodeAgent {
+		return hostconfig.NodeAgent{Reserved: map[string]string{name: quantity}}
+	}
+	for _, c := range []struct{ name, quantity, say string }{
+		{"memory", "1Mi", ""}, {"cpu", "1m", ""}, {"pid", "10", ""}, {"ephemeral-storage", "1Gi", ""},
+		{"memory", "1Ei", "the host has"}, {"cpu", "100000", "the host has"},
+		{"cpu", "much", "reserve cpu"}, {"memory", "-1", "negative"}, {"disk", "1", "want cpu"},
+	} {
+		_, err := PodsTogether(agent(c.name, c.quantity))
+		if (err == nil) != (c.say == "") || err != nil && !strings.Contains(err.Error(), c.say) {
+			t.Errorf("%s %s: got %v, want %q", c.name, c.quantity, err, c.say)
+		}
+	}
+	var free, held v1.NodeStatus
+	(&Node{}).capacity(&free, stats.Memory{Total: 1 << 30}, stats.Disk{Total: 100 << 30})
+	n := Node{Config: Config{Agent: agent("memory", "100Mi")}}
+	n.capacity(&held, stats.Memory{Total: 1 << 30}, stats.Disk{Total: 100 << 30})
+	if got := free.Allocatable.Memory().Value() - held.Allocatable.Memory().Value(); got != 100<<20 {
+		t.Errorf("reserving 100Mi takes %d bytes", got)
+	}
+	if free.Capacity.Memory().Value() != held.Capacity.Memory().Value() {
+		t.Error("capacity changed")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/stats"
 )
@@ -147,9 +148,28 @@ func (n *Node) capacity(status *v1.NodeStatus, memory stats.Memory, disk stats.D
 		v1.ResourceEphemeralStorage: binary(disk.Total),
 		v1.ResourcePods:             *resource.NewQuantity(pods, resource.DecimalSI),
 	}
+	huge := int64(0)
+	for size, bytes := range cgroups.HugePages() {
+		status.Capacity[cgroups.HugePageResource(size)] = binary(uint64(bytes))
+		huge += bytes
+	}
 	status.Allocatable = status.Capacity.DeepCopy()
-	status.Allocatable[v1.ResourceMemory] = binary(memory.Total - min(memory.Total, memoryFloor))
-	status.Allocatable[v1.ResourceEphemeralStorage] = binary(uint64(float64(disk.Total) * (1 - diskFloor)))
+	take := func(name v1.ResourceName, q resource.Quantity) {
+		left := status.Allocatable[name]
+		left.Sub(q)
+		if left.Sign() < 0 {
+			left.Set(0)
+		}
+		status.Allocatable[name] = left
+	}
+	reserved, _ := Reserved(n.Agent) // judged when the agent started
+	for name, q := range reserved {
+		if _, ok := status.Allocatable[name]; ok {
+			take(name, q)
+		}
+	}
+	take(v1.ResourceMemory, binary(memoryFloor+uint64(huge)))
+	take(v1.ResourceEphemeralStorage, binary(uint64(float64(disk.Total)*diskFloor)))
 }
 
 func addresses(agent hostconfig.NodeAgent) []v1.NodeAddress {

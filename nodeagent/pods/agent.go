@@ -24,10 +24,14 @@ import (
 	"clusterctl/nodeagent/volumes"
 )
 
+// balancePause is how long changes of what pods were granted are gathered.
+const balancePause = time.Second
+
 // Cgroups places pods in the host's control groups; cgroups.Tree does.
 type Cgroups interface {
 	Parent(pod *v1.Pod) string                       // in the runtime's notation
 	Create(pod *v1.Pod, limits cgroups.Limits) error // again to bring limits up to date
+	Balance(pods []*v1.Pod) error                    // weighs classes against each other
 	Remove(uid types.UID) error
 	Pods() []types.UID // that have a group
 }
@@ -120,6 +124,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.wg.Go(func() { a.Config.Runtime.Watch(ctx, a.Wake) })
 	a.wg.Go(func() { a.rotateLogs(ctx) })
+	a.wg.Go(func() { a.balance(ctx) })
 	for a.adoptOrphans(ctx) != nil {
 		select {
 		case <-ctx.Done():
@@ -139,6 +144,25 @@ func (a *Agent) remember() {
 	for _, pod := range a.List() {
 		if allotment, err := a.loadAllotment(pod.UID); err == nil && allotment != nil && !finished(pod.Status.Phase) {
 			a.ledger.grant(allotment.Granted.of(pod))
+		}
+	}
+}
+
+// balance keeps the weights of the classes in step with what was granted.
+func (a *Agent) balance(ctx context.Context) {
+	for {
+		if err := a.Cgroups.Balance(a.ledger.rooms()); err != nil {
+			a.Logger.Warn("cannot weigh pods against each other", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.ledger.changed:
+		}
+		select { // many changes at once need one answer
+		case <-ctx.Done():
+			return
+		case <-time.After(balancePause):
 		}
 	}
 }

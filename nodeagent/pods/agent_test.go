@@ -29,6 +29,7 @@ type noCgroups struct{}
 
 func (noCgroups) Parent(*v1.Pod) string                { return "/kubepods" }
 func (noCgroups) Create(*v1.Pod, cgroups.Limits) error { return nil }
+func (noCgroups) Balance([]*v1.Pod) error              { return nil }
 func (noCgroups) Remove(types.UID) error               { return nil }
 func (noCgroups) Pods() []types.UID                    { return nil }
 

@@ -19,6 +19,8 @@ type ledger struct {
 	node func() *v1.Node // nil before it is known: then everything fits
 	wake func(types.UID) // the fate of the pod's wish has changed
 
+	changed chan struct{} // told when anybody's room has changed
+
 	mu      sync.Mutex
 	entries map[types.UID]*entry
 	order   int // of wishes
@@ -32,7 +34,21 @@ type entry struct {
 }
 
 func newLedger(node func() *v1.Node, wake func(types.UID)) *ledger {
-	return &ledger{node: node, wake: wake, entries: map[types.UID]*entry{}}
+	return &ledger{node: node, wake: wake, changed: make(chan struct{}, 1), entries: map[types.UID]*entry{}}
+}
+
+func (l *ledger) tell() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+// rooms are what all pods have been granted.
+func (l *ledger) rooms() []*v1.Pod {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.others("")
 }
 
 // grant notes what the pod has without asking: it has been admitted before.
@@ -41,6 +57,7 @@ func (l *ledger) grant(pod *v1.Pod) {
 	defer l.mu.Unlock()
 	if l.entries[pod.UID] == nil {
 		l.entries[pod.UID] = &entry{room: pod}
+		l.tell()
 	}
 }
 
@@ -55,6 +72,7 @@ func (l *ledger) admit(pod *v1.Pod) (reason, message string) {
 		}
 	}
 	l.entries[pod.UID] = &entry{room: pod}
+	l.tell()
 	return "", ""
 }
 
@@ -66,6 +84,7 @@ func (l *ledger) release(uid types.UID) {
 		return
 	}
 	delete(l.entries, uid)
+	l.tell()
 	l.settle("")
 }
 
@@ -122,6 +141,7 @@ func (l *ledger) settle(asking types.UID) {
 		e.reason, e.message = reason, message
 		if reason == "" {
 			e.room, e.wish = e.wish, nil
+			l.tell()
 		}
 		if changed && uid != asking {
 			l.wake(uid)

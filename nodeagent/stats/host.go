@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -94,13 +93,22 @@ func CPUNanoseconds() (uint64, error) {
 	return ticks * (1_000_000_000 / ticksPerSecond), nil
 }
 
-// PIDs are how many processes the host runs and how many it can.
+// PIDs are how many processes and threads the host runs, and how many it can:
+// 0 where the kernel does not tell.
 func PIDs() (used, limit uint64) {
-	entries, _ := filepath.Glob("/proc/[0-9]*")
-	raw, err := os.ReadFile("/proc/sys/kernel/pid_max")
-	if err != nil {
-		return uint64(len(entries)), 0
+	for _, name := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64); err == nil && (limit == 0 || n < limit) {
+			limit = n
+		}
 	}
-	limit, _ = strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
-	return uint64(len(entries)), limit
+	raw, _ := os.ReadFile("/proc/loadavg") // its fourth field: running/all
+	if fields := strings.Fields(string(raw)); len(fields) > 3 {
+		_, all, _ := strings.Cut(fields[3], "/")
+		used, _ = strconv.ParseUint(all, 10, 64)
+	}
+	return used, limit
 }

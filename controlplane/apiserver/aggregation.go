@@ -22,6 +22,7 @@ import (
 	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 	apiregistrationlisters "k8s.io/kube-aggregator/pkg/client/listers/apiregistration/v1"
 	"k8s.io/kube-aggregator/pkg/controllers/autoregister"
+	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 
 	"clusterctl/controlplane/storage"
 	"clusterctl/hostconfig"
@@ -40,6 +41,7 @@ func (s *Server) newAggregator(shared *genericapiserver.Config, next *genericapi
 		Versioner: runtime.NewMultiGroupVersioner(apiregistrationv1.SchemeGroupVersion,
 			schema.GroupKind{Group: apiregistrationv1beta1.GroupName}),
 	}
+	own.OpenAPIV3Config = applySchemas(aggregatoropenapi.GetOpenAPIDefinitions, aggregatorscheme.Scheme)
 	pki := hostconfig.PKI(s.config.PKIDir)
 	config := &aggregator.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: *own, SharedInformerFactory: s.informers},
@@ -54,6 +56,7 @@ func (s *Server) newAggregator(shared *genericapiserver.Config, next *genericapi
 	if err != nil {
 		return nil, fmt.Errorf("assemble aggregator: %w", err)
 	}
+	own.OpenAPIV3Config.Definitions = nil // it has taken what it needs
 	for gv, p := range priorities {
 		own.AggregatedDiscoveryGroupManager.SetGroupVersionPriority(metav1.GroupVersion(gv), int(p.group), int(p.version))
 	}

@@ -36,7 +36,6 @@ func (s *Server) genericConfig(scheme *runtime.Scheme) (*genericapiserver.Config
 	config.ExternalAddress = net.JoinHostPort(s.config.Address, strconv.Itoa(s.config.Port))
 	config.PublicAddress = net.ParseIP(s.config.Address)
 	config.LoopbackClientConfig = s.ClientConfig(user.APIServerUser, user.SystemPrivilegedGroup)
-	config.OpenAPIConfig, config.OpenAPIV3Config = s.documents.v2, s.documents.v3
 	config.SkipOpenAPIInstallation = true // documents.install does it
 	config.LongRunningFunc = filters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"),

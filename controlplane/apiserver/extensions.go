@@ -6,13 +6,16 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsv1beta1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1beta1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	apiextensionsopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericfilters "k8s.io/apiserver/pkg/endpoints/filters"
+	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/util/notfoundhandler"
 	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/kube-openapi/pkg/common"
 
 	"clusterctl/controlplane/storage"
 )
@@ -31,6 +34,7 @@ func (s *Server) newExtensions(shared *genericapiserver.Config) (*apiextensions.
 		Versioner: runtime.NewMultiGroupVersioner(apiextensionsv1beta1.SchemeGroupVersion,
 			schema.GroupKind{Group: apiextensionsv1beta1.GroupName}),
 	}
+	own.OpenAPIV3Config = applySchemas(apiextensionsopenapi.GetOpenAPIDefinitions, apiextensions.Scheme)
 	config := &apiextensions.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: *own, SharedInformerFactory: s.informers},
 		ExtraConfig: apiextensions.ExtraConfig{
@@ -50,6 +54,7 @@ func (s *Server) newExtensions(shared *genericapiserver.Config) (*apiextensions.
 	if err != nil {
 		return nil, fmt.Errorf("assemble server of custom resources: %w", err)
 	}
+	own.OpenAPIV3Config.Definitions = nil // it has taken what it needs
 	return extensions, nil
 }
 
@@ -60,4 +65,10 @@ func linkConfig(shared *genericapiserver.Config) *genericapiserver.Config {
 	own.PostStartHooks = map[string]genericapiserver.PostStartHookConfigEntry{}
 	own.RESTOptionsGetter = nil
 	return &own
+}
+
+// applySchemas are the definitions that a server of the chain installs its own
+// kinds by, for server-side apply.
+func applySchemas(definitions common.GetOpenAPIDefinitions, scheme *runtime.Scheme) *common.OpenAPIV3Config {
+	return genericapiserver.DefaultOpenAPIV3Config(definitions, openapinamer.NewDefinitionNamer(scheme))
 }

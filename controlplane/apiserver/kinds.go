@@ -30,6 +30,7 @@ import (
 	"clusterctl/controlplane/api/flowcontrol"
 	"clusterctl/controlplane/api/networking"
 	"clusterctl/controlplane/api/node"
+	"clusterctl/controlplane/api/openapi"
 	"clusterctl/controlplane/api/policy"
 	"clusterctl/controlplane/api/rbac"
 	"clusterctl/controlplane/api/resource"
@@ -39,7 +40,7 @@ import (
 
 // install builds the stores of all kinds and has server serve them by group and
 // version.
-func (s *Server) install(server *genericapiserver.GenericAPIServer, env *api.Environment, kinds []api.Kind) error {
+func (s *Server) install(server *genericapiserver.GenericAPIServer, config *genericapiserver.Config, env *api.Environment, kinds []api.Kind) error {
 	codecs := serializer.NewCodecFactory(env.Scheme)
 	groups := map[string]*genericapiserver.APIGroupInfo{}
 	for _, kind := range kinds {
@@ -67,23 +68,19 @@ func (s *Server) install(server *genericapiserver.GenericAPIServer, env *api.Env
 			s.storages[gvr.Group+"/"+path] = storage
 		}
 	}
-	named := make([]*genericapiserver.APIGroupInfo, 0, len(groups))
+	converter, err := openapi.NewTypeConverter(env.Scheme)
+	if err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(groups)) {
 		info := groups[name]
 		// Published versions that no kind serves stay out of discovery.
 		info.PrioritizedVersions = slices.DeleteFunc(info.PrioritizedVersions, func(gv schema.GroupVersion) bool {
 			return len(info.VersionedResourcesStorageMap[gv.Version]) == 0
 		})
-		if name != "" {
-			named = append(named, info)
-			continue
+		if err := serveGroup(server, config, info, converter); err != nil {
+			return fmt.Errorf("serve group %q: %w", name, err)
 		}
-		if err := server.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, info); err != nil {
-			return fmt.Errorf("serve the core group: %w", err)
-		}
-	}
-	if err := server.InstallAPIGroups(named...); err != nil {
-		return fmt.Errorf("serve API groups: %w", err)
 	}
 	return nil
 }

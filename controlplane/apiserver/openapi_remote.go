@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,13 +26,23 @@ import (
 	"clusterctl/hostconfig"
 )
 
-// remoteDocuments are the OpenAPI specifications (v3) of extension API servers,
+// remoteDocuments are the OpenAPI specifications of extension API servers,
 // asked for when somebody asks this server.
 type remoteDocuments struct {
 	services apiregistrationlisters.APIServiceLister
 	resolver *serviceResolver
 	pki      hostconfig.PKI
 	logger   *slog.Logger
+
+	mu    sync.Mutex
+	known map[string]remoteV2 // what each path's server said last
+}
+
+// remoteV2 is the OpenAPI v2 document of the server of a path, as JSON
+// compressed by gzip. It may speak of other paths too.
+type remoteV2 struct {
+	path, etag string
+	json       []byte
 }
 
 func (s *Server) remoteDocuments(aggregator *aggregator.APIAggregator) *remoteDocuments {
@@ -115,17 +127,91 @@ func (r *remoteDocuments) add(ctx context.Context, paths map[string]handler3.Ope
 	group.Wait()
 }
 
-// entry asks for the entry of one service in its server's list of documents.
-func (r *remoteDocuments) entry(ctx context.Context, service *apiregistrationv1.APIService) (entry handler3.OpenAPIV3DiscoveryGroupVersion, ok bool, err error) {
+// ask gets path from the server of service.
+func (r *remoteDocuments) ask(ctx context.Context, service *apiregistrationv1.APIService, path string, header http.Header) (*http.Response, error) {
 	base, known, err := r.reach(service)
 	if err != nil {
-		return entry, false, err
+		return nil, err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath("openapi/v3").String(), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath(path).String(), nil)
 	if err != nil {
-		return entry, false, fmt.Errorf("make request: %w", err)
+		return nil, fmt.Errorf("make request: %w", err)
 	}
-	answer, err := known.RoundTrip(request)
+	if header != nil {
+		request.Header = header
+	}
+	return known.RoundTrip(request)
+}
+
+// v2 are the OpenAPI v2 documents of all extension API servers, by path. Those
+// that do not tell in time are as they were, and logged.
+func (r *remoteDocuments) v2(ctx context.Context) []remoteV2 {
+	ctx, cancel := context.WithTimeout(ctx, remotePatience)
+	defer cancel()
+	services := r.available()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	found := make([]remoteV2, len(services))
+	var group sync.WaitGroup
+	for i, service := range services {
+		last := r.known[r.path(service)]
+		group.Go(func() {
+			var err error
+			if found[i], err = r.askV2(ctx, service, last); err != nil {
+				r.logger.Warn("An extension API server does not tell its OpenAPI v2 document", "apiservice", service.Name, "error", err)
+				found[i] = last
+			}
+		})
+	}
+	group.Wait()
+	r.known = map[string]remoteV2{}
+	found = slices.DeleteFunc(found, func(part remoteV2) bool { return part.json == nil })
+	for _, part := range found {
+		r.known[part.path] = part
+	}
+	slices.SortFunc(found, func(a, b remoteV2) int { return strings.Compare(a.path, b.path) })
+	return found
+}
+
+// maxRemoteV2 is how large, in bytes, a document of an extension API server may be.
+const maxRemoteV2 = 64 << 20
+
+// askV2 asks for the document of one service, of which last was the answer
+// before. One that has none is empty.
+func (r *remoteDocuments) askV2(ctx context.Context, service *apiregistrationv1.APIService, last remoteV2) (remoteV2, error) {
+	header := http.Header{"Accept": {"application/json"}}
+	if last.etag != "" {
+		header.Set("If-None-Match", last.etag)
+	}
+	answer, err := r.ask(ctx, service, "openapi/v2", header)
+	if err != nil {
+		return remoteV2{}, err
+	}
+	defer answer.Body.Close()
+	switch answer.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotModified:
+		return last, nil
+	case http.StatusNotFound:
+		return remoteV2{}, nil
+	default:
+		return remoteV2{}, fmt.Errorf("got %s", answer.Status)
+	}
+	data, err := io.ReadAll(http.MaxBytesReader(nil, answer.Body, maxRemoteV2))
+	if err != nil {
+		return remoteV2{}, fmt.Errorf("read document: %w", err)
+	}
+	part := remoteV2{path: r.path(service), etag: answer.Header.Get("Etag")}
+	if part.etag == "" {
+		part.etag = hash(string(data))
+	}
+	part.json, err = compress(data)
+	return part, err
+}
+
+// entry asks for the entry of one service in its server's list of documents.
+func (r *remoteDocuments) entry(ctx context.Context, service *apiregistrationv1.APIService) (entry handler3.OpenAPIV3DiscoveryGroupVersion, ok bool, err error) {
+	answer, err := r.ask(ctx, service, "openapi/v3", nil)
 	if err != nil {
 		return entry, false, err
 	}

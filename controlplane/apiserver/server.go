@@ -44,10 +44,10 @@ type Server struct {
 	client    kubernetes.Interface
 	informers informers.SharedInformerFactory
 	services  *serviceResolver
-	documents *documents
 	storages  map[string]rest.Storage // by "group/resource"
 	endpoint  *endpoint
-	generic   *genericapiserver.GenericAPIServer // the first of the chain
+	generic   *genericapiserver.GenericAPIServer   // the first of the chain
+	chain     []*genericapiserver.GenericAPIServer // in the order that requests pass
 	ready     chan struct{}
 
 	life context.Context // of what New starts; ends when Run has served
@@ -122,11 +122,6 @@ func (s *Server) build(kinds []api.Kind) error {
 	if err != nil {
 		return err
 	}
-	external, err := api.NewExternalScheme()
-	if err != nil {
-		return err
-	}
-	s.documents = newDocuments(external)
 	if s.services, err = newServiceResolver(s.informers); err != nil {
 		return err
 	}
@@ -186,7 +181,7 @@ func (s *Server) build(kinds []api.Kind) error {
 		ClusterDomain:  s.config.Cluster.Domain,
 		Lookup:         s.lookup,
 	}
-	if err := s.install(kindsServer, env, kinds); err != nil {
+	if err := s.install(kindsServer, config, env, kinds); err != nil {
 		return err
 	}
 	crds := extensions.Informers.Apiextensions().V1().CustomResourceDefinitions()
@@ -195,9 +190,9 @@ func (s *Server) build(kinds []api.Kind) error {
 		return err
 	}
 	s.generic = first.GenericAPIServer
-	s.documents.forget()
-	s.documents.install(s.generic.Handler.NonGoRestfulMux, customDocuments{crds.Lister()}, s.remoteDocuments(first),
-		s.generic, kindsServer, extensions.GenericAPIServer)
+	s.chain = []*genericapiserver.GenericAPIServer{s.generic, kindsServer, extensions.GenericAPIServer}
+	served := &documents{custom: &customDocuments{crds: crds.Lister()}, remote: s.remoteDocuments(first), logger: s.logger}
+	served.install(s.generic.Handler.NonGoRestfulMux)
 	if err := s.serveTokenKeys(); err != nil {
 		return err
 	}

@@ -78,6 +78,12 @@ func startExtension(t *testing.T, c *Cluster, namespace, name string) extension 
 	mux.HandleFunc("GET /openapi/v3/apis/flunders.example.com/v1", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, map[string]any{"openapi": "3.0.0", "info": map[string]any{"title": "Flunders", "version": "1"}, "paths": map[string]any{}})
 	})
+	mux.HandleFunc("GET /openapi/v2", func(w http.ResponseWriter, _ *http.Request) {
+		get := map[string]any{"get": map[string]any{"responses": map[string]any{"200": map[string]any{"description": "OK"}}}}
+		answer(w, map[string]any{"swagger": "2.0", "info": map[string]any{"title": "Flunders", "version": "1"}, "paths": map[string]any{
+			"/apis/flunders.example.com/v1/flunders/{name}": get, "/healthz/of/flunders": get,
+		}})
+	})
 	server := httptest.NewUnstartedServer(mux)
 	server.TLS = &tls.Config{
 		Certificates: []tls.Certificate{must(tls.X509KeyPair(certificate, key))(t)},
@@ -159,6 +165,12 @@ spec:
 		document, err := paths["apis/flunders.example.com/v1"].Schema("application/json")
 		return strings.Contains(string(document), "Flunders"), err
 	})
+	merged := string(must(c.Client.Discovery().RESTClient().Get().AbsPath("/openapi/v2").SetHeader("Accept", "application/json").DoRaw(t.Context()))(t))
+	for path, want := range map[string]bool{"/apis/flunders.example.com/v1/flunders/{name}": true, "/healthz/of/flunders": false, "/api/v1/pods": true} {
+		if got := strings.Contains(merged, `"`+path+`"`); got != want {
+			t.Errorf("OpenAPI v2 has the path %s: %t, want %t", path, got, want)
+		}
+	}
 
 	remove()
 	eventually(t, "the flunders gone", func(ctx context.Context) (bool, error) {

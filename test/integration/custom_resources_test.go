@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	explain "k8s.io/kubectl/pkg/explain/v2"
 )
@@ -291,25 +290,22 @@ func TestCustomResourcesAreDescribed(t *testing.T) {
 	t.Parallel()
 	c := Start(t)
 	gvr := c.establishWidgets(t, "docs.example.com")
-	_, lists, err := c.Client.Discovery().ServerGroupsAndResources()
-	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) { // other tests' extensions may not answer
-		t.Fatal(err)
-	}
-	i := slices.IndexFunc(lists, func(l *metav1.APIResourceList) bool { return l.GroupVersion == gvr.GroupVersion().String() })
-	if i < 0 {
-		t.Fatal("discovery does not list the group")
-	}
-	var names []string
-	for _, resource := range lists[i].APIResources {
-		names = append(names, resource.Name)
-	}
-	slices.Sort(names)
-	if !slices.Equal(names, []string{"widgets", "widgets/scale", "widgets/status"}) {
-		t.Errorf("discovery lists %v", names)
-	}
+	eventually(t, "the widgets in discovery", func(context.Context) (bool, error) {
+		_, lists, err := c.Client.Discovery().ServerGroupsAndResources()
+		i := slices.IndexFunc(lists, func(l *metav1.APIResourceList) bool { return l.GroupVersion == gvr.GroupVersion().String() })
+		if i < 0 { // other tests' extensions may not answer, which is an error too
+			return false, err
+		}
+		var names []string
+		for _, resource := range lists[i].APIResources {
+			names = append(names, resource.Name)
+		}
+		slices.Sort(names)
+		return slices.Equal(names, []string{"widgets", "widgets/scale", "widgets/status"}), err
+	})
 
 	var out bytes.Buffer
-	err = explain.PrintModelDescription([]string{"spec", "color"}, &out, c.Client.Discovery().OpenAPIV3(), gvr, false, "plaintext")
+	err := explain.PrintModelDescription([]string{"spec", "color"}, &out, c.Client.Discovery().OpenAPIV3(), gvr, false, "plaintext")
 	if err != nil || !strings.Contains(out.String(), "The color it is painted in.") {
 		t.Errorf("explain says %q, %v", out.String(), err)
 	}

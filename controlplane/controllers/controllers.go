@@ -37,6 +37,7 @@ import (
 	"clusterctl/controlplane/controllers/podgc"
 	"clusterctl/controlplane/controllers/reconcile"
 	"clusterctl/controlplane/controllers/replicaset"
+	"clusterctl/controlplane/controllers/resourceclaim"
 	"clusterctl/controlplane/controllers/resourcequota"
 	"clusterctl/controlplane/controllers/rootca"
 	"clusterctl/controlplane/controllers/serviceaccount"
@@ -73,6 +74,7 @@ var table = []struct {
 	{"ttlafterfinished", plain(ttlafterfinished.New)},
 	{"disruption", plain(disruption.New)},
 	{"replicationcontroller", plain(replicaset.NewForReplicationControllers)},
+	{"resourceclaim", plain(resourceclaim.New)},
 	{"resourcequota", plain(resourcequota.New)},
 	{"endpointslice", plain(endpointslice.New)},
 	{"endpoints", plain(endpoints.New)},

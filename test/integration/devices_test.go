@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -99,4 +100,39 @@ func TestStatusOfClaimsHasTwoOwners(t *testing.T) {
 	if claim.Status.Devices != nil {
 		t.Errorf("status of devices that the claim has no more: %+v", claim.Status.Devices)
 	}
+}
+
+// A pod's claim is made from its template, and goes with the pod.
+func TestClaimsOfPodsComeAndGo(t *testing.T) {
+	c, ctx := Start(t), t.Context()
+	c.startControllers(t)
+	ns := freshNamespace(t, c.Client, "devices")
+	must(c.Client.ResourceV1().ResourceClaimTemplates(ns).Create(ctx, &resourcev1.ResourceClaimTemplate{
+		ObjectMeta: metav1.ObjectMeta{Name: "t"}, Spec: resourcev1.ResourceClaimTemplateSpec{Spec: deviceClaim("").Spec}}, metav1.CreateOptions{}))(t)
+	must(c.Client.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{
+		Containers:     []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "dev"}}}}},
+		ResourceClaims: []corev1.PodResourceClaim{{Name: "dev", ResourceClaimTemplateName: ptr.To("t")}, {Name: "more", ResourceClaimTemplateName: ptr.To("t")}},
+	}}, metav1.CreateOptions{}))(t)
+	var pod *corev1.Pod
+	eventually(t, "names of claims in the pod's status", func(ctx context.Context) (bool, error) {
+		var err error
+		pod, err = c.Client.CoreV1().Pods(ns).Get(ctx, "p", metav1.GetOptions{})
+		return err == nil && len(pod.Status.ResourceClaimStatuses) == 2, err
+	})
+	for _, s := range pod.Status.ResourceClaimStatuses {
+		claim := must(c.Client.ResourceV1().ResourceClaims(ns).Get(ctx, *s.ResourceClaimName, metav1.GetOptions{}))(t)
+		// As the scheduler would.
+		claim.Finalizers = []string{resourcev1.Finalizer}
+		claim = must(c.Client.ResourceV1().ResourceClaims(ns).Update(ctx, claim, metav1.UpdateOptions{}))(t)
+		claim.Status.Allocation = &resourcev1.AllocationResult{}
+		claim.Status.ReservedFor = []resourcev1.ResourceClaimConsumerReference{{Resource: "pods", Name: "p", UID: pod.UID}}
+		must(c.Client.ResourceV1().ResourceClaims(ns).UpdateStatus(ctx, claim, metav1.UpdateOptions{}))(t)
+	}
+	if err := c.Client.CoreV1().Pods(ns).Delete(ctx, "p", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "claims to go", func(ctx context.Context) (bool, error) {
+		list, err := c.Client.ResourceV1().ResourceClaims(ns).List(ctx, metav1.ListOptions{})
+		return err == nil && len(list.Items) == 0, err
+	})
 }

@@ -24,7 +24,7 @@ func (s *scheduler) decide(profile *framework.Profile, pod *picture.Pod) (*pictu
 		return n, nil, framework.Remedy{}
 	}
 	k := s.kindOf(profile, pod)
-	if k.refusals != nil && k.refusedAt == cluster.Version() && nominated == "" {
+	if k.refusals != nil && k.refusedAt == cluster.VersionFor(pod) && nominated == "" {
 		return nil, k.refusals, k.remedy
 	}
 	s.filter(profile, pod, k, trial)
@@ -44,7 +44,7 @@ func (s *scheduler) decide(profile *framework.Profile, pod *picture.Pod) (*pictu
 		}
 	}
 	if remedy.Node == "" && nominated == "" {
-		k.refusedAt, k.refusals, k.remedy = cluster.Version(), refusals, remedy
+		k.refusedAt, k.refusals, k.remedy = cluster.VersionFor(pod), refusals, remedy
 	}
 	return nil, refusals, remedy
 }

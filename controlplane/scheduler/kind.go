@@ -8,6 +8,7 @@ import (
 
 	"clusterctl/controlplane/scheduler/framework"
 	"clusterctl/controlplane/scheduler/picture"
+	"clusterctl/controlplane/scheduler/plugins"
 )
 
 // These bound how many kinds are remembered: in all, and by the verdicts on
@@ -203,6 +204,18 @@ func signature(profile *framework.Profile, pod *picture.Pod) string {
 	}
 	if object.Spec.Affinity != nil {
 		message(object.Spec.Affinity)
+	}
+	number(int64(len(pod.Claims)))
+	for i := range pod.Claims {
+		text(pod.Claims[i].Key)
+		if pod.Claims[i].Ephemeral {
+			text(string(object.UID)) // the claim has to be this pod's
+		}
+	}
+	for i := range object.Spec.Volumes {
+		if plugins.Exclusive(&object.Spec.Volumes[i]) {
+			message(&object.Spec.Volumes[i])
+		}
 	}
 	return string(b)
 }

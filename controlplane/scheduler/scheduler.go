@@ -155,13 +155,57 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 	assumed := *item.Pod // shallow: what it points to is never changed
 	assumed.Spec.NodeName = node.Name()
 	s.picture.Unnominate(pod.Object.UID)
+	if err := s.reserve(profile, pod, node); err != nil {
+		s.unreserve(profile, &assumed)
+		s.mu.Unlock()
+		s.failed(item, &assumed, fmt.Errorf("reserve: %w", err))
+		return
+	}
 	s.picture.Assume(pod, &assumed)
+	slow := slices.ContainsFunc(profile.PreBinds, func(p framework.PreBindPlugin) bool { return p.Needed(&assumed) })
 	s.mu.Unlock()
 
-	if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed) }) {
-		s.forget(&assumed)
-		s.queue.Park(item, nil)
+	if slow {
+		// It may wait for others for long: it takes a slot only to be bound.
+		s.done.Go(func() {
+			if err := s.preBind(ctx, profile, &assumed); err != nil {
+				s.giveUp(profile, item, &assumed, err)
+			} else if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed) }) {
+				s.giveUp(profile, item, &assumed, ctx.Err())
+			}
+		})
+		return
 	}
+	if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed) }) {
+		s.giveUp(profile, item, &assumed, ctx.Err())
+	}
+}
+
+// reserve takes what the pod needs on its node. The picture is locked.
+func (s *scheduler) reserve(profile *framework.Profile, pod *picture.Pod, node *picture.Node) error {
+	for _, p := range profile.Reserves {
+		if err := p.Reserve(pod, s.picture, node); err != nil {
+			return fmt.Errorf("%s: %w", p.Name(), err)
+		}
+	}
+	return nil
+}
+
+// unreserve gives it back. The picture is locked.
+func (s *scheduler) unreserve(profile *framework.Profile, pod *v1.Pod) {
+	for _, p := range slices.Backward(profile.Reserves) {
+		p.Unreserve(pod, s.picture, pod.Spec.NodeName)
+	}
+}
+
+// preBind does what has to be done before a pod is bound.
+func (s *scheduler) preBind(ctx context.Context, profile *framework.Profile, pod *v1.Pod) error {
+	for _, p := range profile.PreBinds {
+		if err := p.PreBind(ctx, pod, pod.Spec.NodeName); err != nil {
+			return fmt.Errorf("prepare binding with %s: %w", p.Name(), err)
+		}
+	}
+	return nil
 }
 
 // detach runs f off the critical path, once there is a slot for it; false: ctx
@@ -211,45 +255,43 @@ func (s *scheduler) bind(ctx context.Context, profile *framework.Profile, item *
 		}
 		return
 	}
-	for _, p := range slices.Backward(profile.Reserves) {
-		p.Unreserve(pod, node)
-	}
-	s.forget(pod)
+	s.giveUp(profile, item, pod, err)
+}
+
+// giveUp frees what a pod took that was not bound after all.
+func (s *scheduler) giveUp(profile *framework.Profile, item *queue.Item, pod *v1.Pod, err error) {
+	s.mu.Lock()
+	s.unreserve(profile, pod)
+	// Unless the informer has meanwhile confirmed it.
+	s.picture.RemoveAssumed(pod)
+	s.mu.Unlock()
 	s.queue.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		// Gone, or bound by somebody else: the informer will tell.
-		s.logger.Info("binding refused", "pod", pod.Namespace+"/"+pod.Name, "node", node, "error", err)
-	} else {
-		s.logger.Warn("binding failed, will try again", "pod", pod.Namespace+"/"+pod.Name, "node", node, "error", err)
+	s.failed(item, pod, err)
+}
+
+// failed has a pod tried again that was to go to a node and did not get there.
+func (s *scheduler) failed(item *queue.Item, pod *v1.Pod, err error) {
+	log := s.logger.With("pod", pod.Namespace+"/"+pod.Name, "node", pod.Spec.NodeName, "error", err)
+	switch {
+	case errors.Is(err, context.Canceled):
+	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
+		// Gone, bound by somebody else, or decided on old data: the informer
+		// will tell.
+		log.Info("binding refused")
+	default:
+		log.Warn("binding failed, will try again")
+		s.note(item.Pod, err.Error())
 	}
 	s.queue.Park(item, nil)
 }
 
 func (s *scheduler) runBind(ctx context.Context, profile *framework.Profile, pod *v1.Pod, node string) error {
-	for _, p := range profile.Reserves {
-		if err := p.Reserve(ctx, pod, node); err != nil {
-			return fmt.Errorf("reserve with %s: %w", p.Name(), err)
-		}
-	}
 	for _, p := range profile.Permits {
 		if err := p.Permit(ctx, pod, node); err != nil {
 			return fmt.Errorf("permit by %s: %w", p.Name(), err)
 		}
 	}
-	for _, p := range profile.PreBinds {
-		if err := p.PreBind(ctx, pod, node); err != nil {
-			return fmt.Errorf("prepare binding with %s: %w", p.Name(), err)
-		}
-	}
 	return profile.Bind.Bind(ctx, pod, node)
-}
-
-// forget takes an assumed pod out of the picture again, unless the informer
-// has meanwhile confirmed it.
-func (s *scheduler) forget(pod *v1.Pod) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.picture.RemoveAssumed(pod)
 }
 
 // eventNote is the most that an event's text may hold.

@@ -44,6 +44,13 @@ func (s *scheduler) watch(ctx context.Context) error {
 		{"namespaces", others.Core().V1().Namespaces().Informer(), handler(s.namespaceChanged, s.namespaceGone)},
 		{"services", others.Core().V1().Services().Informer(), handler(s.serviceChanged, s.serviceGone)},
 		{"disruption budgets", others.Policy().V1().PodDisruptionBudgets().Informer(), handler(s.budgetChanged, s.budgetGone)},
+		{"claims", others.Core().V1().PersistentVolumeClaims().Informer(), handler(s.claimChanged, noting(s, (*picture.Storage).RemoveClaim))},
+		{"volumes", others.Core().V1().PersistentVolumes().Informer(), handler(s.volumeChanged, noting(s, (*picture.Storage).RemoveVolume))},
+		{"storage classes", others.Storage().V1().StorageClasses().Informer(), handler(s.classChanged, noting(s, (*picture.Storage).RemoveClass))},
+		{"CSI nodes", others.Storage().V1().CSINodes().Informer(), handler(s.csiNodeChanged, noting(s, (*picture.Storage).RemoveCSINode))},
+		{"CSI drivers", others.Storage().V1().CSIDrivers().Informer(), handler(s.driverChanged, noting(s, (*picture.Storage).RemoveDriver))},
+		{"storage capacities", others.Storage().V1().CSIStorageCapacities().Informer(), handler(s.capacityChanged, noting(s, (*picture.Storage).RemoveCapacity))},
+		{"volume attachments", others.Storage().V1().VolumeAttachments().Informer(), handler(s.attachmentChanged, s.attachmentGone)},
 		{"pods", pods.Core().V1().Pods().Informer(), handler(s.podChanged, s.podGone)},
 	} {
 		registration, err := w.informer.AddEventHandler(w.handler)

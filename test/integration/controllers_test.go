@@ -144,6 +144,7 @@ func TestControllers(t *testing.T) {
 	t.Run("claim", func(t *testing.T) { testClaimInUse(t, client) })
 	t.Run("claims and volumes", func(t *testing.T) { testClaimsShareNoVolume(t, client) })
 	t.Run("local path volume", func(t *testing.T) { testLocalPathVolume(t, client) })
+	t.Run("placed volumes", func(t *testing.T) { testSchedulerBindsVolumes(t, c) })
 	t.Run("certificate", func(t *testing.T) { testNodeCertificate(t, c) })
 	t.Run("namespace", func(t *testing.T) { testNamespaceDeletion(t, client) })
 }

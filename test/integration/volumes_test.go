@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -13,10 +14,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
+	"clusterctl/controlplane/scheduler"
 	"clusterctl/hostconfig"
 )
 
@@ -121,5 +124,123 @@ func testLocalPathVolume(t *testing.T, client kubernetes.Interface) {
 	eventually(t, "the volume to go after its claim", func(ctx context.Context) (bool, error) {
 		v, err := volumes.Get(ctx, v.Name, metav1.GetOptions{})
 		return apierrors.IsNotFound(err), errors.Join(err, fmt.Errorf("%v %v", v.Finalizers, v.Status))
+	})
+}
+
+// testSchedulerBindsVolumes lets the scheduler choose nodes for pods with
+// volumes: one that exists on one node, one that is made where its pod goes,
+// and one that a pod brings along.
+func testSchedulerBindsVolumes(t *testing.T, c *Cluster) {
+	client := c.Client
+	namespace := freshNamespace(t, client, "placed")
+	scheduling := kubernetes.NewForConfigOrDie(c.Server.ClientConfig(user.KubeScheduler))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- scheduler.Run(ctx, scheduler.Config{Client: scheduling, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("scheduler ended with %v", err)
+		}
+	})
+	local, made := namespace+"-static", namespace+"-made"
+	mode := storagev1.VolumeBindingWaitForFirstConsumer
+	for name, provisioner := range map[string]string{local: volume.NotSupportedProvisioner, made: hostconfig.LocalPathProvisioner} {
+		must(client.StorageV1().StorageClasses().Create(t.Context(), &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: provisioner, VolumeBindingMode: &mode}, metav1.CreateOptions{}))(t)
+	}
+	nodes := []string{namespace + "-1", namespace + "-2"}
+	for _, name := range nodes {
+		must(client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name, "test": namespace}},
+			Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+				corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("10")}},
+		}, metav1.CreateOptions{}))(t)
+	}
+	must(client.CoreV1().PersistentVolumes().Create(t.Context(), &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace},
+		Spec: corev1.PersistentVolumeSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: local,
+			Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/mnt"}},
+			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: nodes[1:]}}}}}},
+		},
+	}, metav1.CreateOptions{}))(t)
+	t.Cleanup(func() {
+		for _, name := range nodes {
+			_ = client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{})
+		}
+		_ = client.CoreV1().PersistentVolumes().Delete(context.Background(), namespace, metav1.DeleteOptions{})
+		for _, class := range []string{local, made} {
+			_ = client.StorageV1().StorageClasses().Delete(context.Background(), class, metav1.DeleteOptions{})
+		}
+	})
+	pods := client.CoreV1().Pods(namespace)
+	place := func(name string, source corev1.VolumeSource) {
+		must(pods.Create(t.Context(), &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: corev1.PodSpec{
+				Containers: []corev1.Container{{Name: "c", Image: "web:1"}}, Volumes: []corev1.Volume{{Name: "data", VolumeSource: source}},
+				Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, NodeSelector: map[string]string{"test": namespace},
+			},
+		}, metav1.CreateOptions{}))(t)
+	}
+	named := func(claim string) corev1.VolumeSource {
+		return corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}
+	}
+	place("early", named("made"))
+	eventually(t, "a pod to be told of its missing claim", func(ctx context.Context) (bool, error) {
+		pod, err := pods.Get(ctx, "early", metav1.GetOptions{})
+		if err != nil || len(pod.Status.Conditions) == 0 {
+			return false, err
+		}
+		message := pod.Status.Conditions[0].Message
+		return strings.Contains(message, `nodes are available: persistentvolumeclaim "made" not found.`), errors.New(message)
+	})
+	must(client.CoreV1().PersistentVolumeClaims(namespace).Create(t.Context(), newClaim("made", made, "1Gi"), metav1.CreateOptions{}))(t)
+	must(client.CoreV1().PersistentVolumeClaims(namespace).Create(t.Context(), newClaim("static", local, "1Gi"), metav1.CreateOptions{}))(t)
+	place("static", named("static"))
+	place("own", corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: newClaim("", made, "1Gi").Spec}}})
+	for pod, claim := range map[string]string{"early": "made", "static": "static", "own": "own-data"} {
+		eventually(t, "pod "+pod+" to be placed with its volume", func(ctx context.Context) (bool, error) {
+			got, err := pods.Get(ctx, pod, metav1.GetOptions{})
+			if err != nil || got.Spec.NodeName == "" {
+				return false, fmt.Errorf("%v %v", got.Status.Conditions, err)
+			}
+			claim, err := client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, claim, metav1.GetOptions{})
+			if err != nil || claim.Status.Phase != corev1.ClaimBound {
+				t.Fatalf("pod is bound before its claim: %v %v", claim.Status, err)
+			}
+			v, err := client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+			if err != nil || volume.CheckNodeAffinity(v, map[string]string{corev1.LabelHostname: got.Spec.NodeName}) != nil {
+				t.Fatalf("pod on %s, volume %+v (%v)", got.Spec.NodeName, v, err)
+			}
+			return true, nil
+		})
+	}
+	for _, pod := range []string{"early", "static", "own"} {
+		now := int64(0)
+		if err := pods.Delete(t.Context(), pod, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range nodes {
+		if err := client.CoreV1().Nodes().Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := client.CoreV1().PersistentVolumeClaims(namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the made volumes to go", func(ctx context.Context) (bool, error) {
+		list, err := client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
+		for i := range list.Items {
+			if list.Items[i].Spec.StorageClassName == made {
+				return false, fmt.Errorf("%s: %v", list.Items[i].Name, list.Items[i].Status)
+			}
+		}
+		return err == nil, err
 	})
 }

@@ -4,7 +4,7 @@ import v1 "k8s.io/api/core/v1"
 
 // EventKind is a kind of change in the cluster that may help a pod that did
 // not fit. Kinds are bits, so that a set of them is one number.
-type EventKind uint8
+type EventKind uint32
 
 // Kinds of events.
 const (
@@ -15,15 +15,23 @@ const (
 	PodRemoved        // from a node, or finished, or terminating now
 	PodAdded          // to a node, or its labels changed: it may be what another wants to be near
 	Surroundings      // labels of a namespace, a service
+	ClaimChanged      // a persistent volume claim came or changed
+	VolumeChanged     // a persistent volume came or changed
+	ClassChanged      // a storage class came, or its topologies changed
+	CSINodeChanged    // a driver came to a node, or a limit of one grew
+	CapacityChanged   // storage came, or a driver stopped telling how much there is
+	AttachmentRemoved // of a volume to a node
 
 	// Anything stands for an event of any kind.
-	Anything = NodeAdded | NodeAllocatableChanged | NodeLabelsChanged | NodeTaintsChanged | PodRemoved | PodAdded | Surroundings
+	Anything = NodeAdded | NodeAllocatableChanged | NodeLabelsChanged | NodeTaintsChanged | PodRemoved | PodAdded | Surroundings |
+		ClaimChanged | VolumeChanged | ClassChanged | CSINodeChanged | CapacityChanged | AttachmentRemoved
 )
 
-// Event is one change. Node and Pod are what changed, as it is now; nil: not
+// Event is one change. Node, Pod and Claim are what changed, as it is now; nil: not
 // known, so whatever depends on it has to assume the best.
 type Event struct {
-	Kind EventKind
-	Node *v1.Node
-	Pod  *v1.Pod
+	Kind  EventKind
+	Node  *v1.Node
+	Pod   *v1.Pod
+	Claim *v1.PersistentVolumeClaim
 }

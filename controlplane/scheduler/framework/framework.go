@@ -32,6 +32,9 @@ type Refusal struct {
 	Reasons []string
 	// Final says that no preemption makes the node fit.
 	Final bool
+	// Whole says that it is the pod itself which cannot be placed now, whatever
+	// the node: users are told once, not for each node.
+	Whole bool
 }
 
 // Refuse makes a refusal that preemption may lift.
@@ -39,6 +42,11 @@ func Refuse(reasons ...string) *Refusal { return &Refusal{Reasons: reasons} }
 
 // RefuseFinally makes one that preemption cannot lift.
 func RefuseFinally(reasons ...string) *Refusal { return &Refusal{Reasons: reasons, Final: true} }
+
+// RefuseWhole makes one for a pod that fits nowhere, whatever the node.
+func RefuseWhole(reason string) *Refusal {
+	return &Refusal{Reasons: []string{reason}, Final: true, Whole: true}
+}
 
 // Filter judges one node for one pod; nil means that it fits. It is called
 // with the picture locked, and sees the picture as it is then.
@@ -108,11 +116,14 @@ type Remedy struct {
 }
 
 // ReservePlugin takes and gives back what a pod needs on a node beside the
-// resources in the picture.
+// resources in the picture. Both are called with the picture locked: Reserve as
+// soon as the node is chosen, so that the next pod finds taken what this one
+// takes; Unreserve where the pod is not bound after all, whether or not it was
+// reserved. They must not wait for anything.
 type ReservePlugin interface {
 	Plugin
-	Reserve(ctx context.Context, pod *v1.Pod, node string) error
-	Unreserve(pod *v1.Pod, node string)
+	Reserve(pod *picture.Pod, cluster *picture.Picture, node *picture.Node) error
+	Unreserve(pod *v1.Pod, cluster *picture.Picture, node string)
 }
 
 // PermitPlugin can hold a pod back, off the critical path, before it is bound.
@@ -124,6 +135,10 @@ type PermitPlugin interface {
 // PreBindPlugin does what has to be done before a pod is bound.
 type PreBindPlugin interface {
 	Plugin
+	// Needed says whether there is anything to do for a pod that was reserved.
+	// It is called with the picture locked.
+	Needed(pod *v1.Pod) bool
+	// PreBind may take long, and keeps no other pod waiting.
 	PreBind(ctx context.Context, pod *v1.Pod, node string) error
 }
 
@@ -161,6 +176,9 @@ func Explain(nodes []*Refusal) string {
 		counts[refusal]++
 	}
 	for refusal, count := range counts {
+		if refusal != nil && refusal.Whole {
+			return fmt.Sprintf("0/%d nodes are available: %s.", len(nodes), strings.Join(refusal.Reasons, ", "))
+		}
 		for _, reason := range refusal.Reasons {
 			reasons[reason] += count
 		}

@@ -43,6 +43,8 @@ type Picture struct {
 	namespaces map[string]labels.Set
 	services   map[string]map[string]labels.Set // selectors by namespace and name
 	budgets    map[string]map[string]*policyv1.PodDisruptionBudget
+
+	storage *Storage
 }
 
 // Node is a node and what runs there.
@@ -77,7 +79,7 @@ func New() *Picture {
 		classes: map[classKey]*class{}, selections: map[string]*Selection{}, topologies: map[string]*Topology{},
 		terms: map[string]*Term{}, termsIn: map[string][]*Term{}, priorities: map[int32]int{}, holders: map[string]int{},
 		namespaces: map[string]labels.Set{}, services: map[string]map[string]labels.Set{},
-		budgets: map[string]map[string]*policyv1.PodDisruptionBudget{},
+		budgets: map[string]map[string]*policyv1.PodDisruptionBudget{}, storage: newStorage(),
 	}
 }
 
@@ -90,6 +92,17 @@ func (p *Picture) Versions() []uint64 { return p.versions }
 
 // Version tells states of the whole picture apart.
 func (p *Picture) Version() uint64 { return p.version }
+
+// VersionFor tells states of the picture apart, as far as they matter to a pod.
+func (p *Picture) VersionFor(pod *Pod) uint64 {
+	if len(pod.Claims) == 0 {
+		return p.version
+	}
+	return p.version + p.storage.version // both only grow
+}
+
+// Storage is claims, volumes and what has to do with them.
+func (p *Picture) Storage() *Storage { return p.storage }
 
 // Shape changes with what nodes there are, their labels and taints, and with
 // namespaces, services and budgets; not with pods.
@@ -293,11 +306,13 @@ func (p *Picture) attach(pod *Pod, n *Node) {
 	for _, port := range pod.Ports {
 		n.Ports[port]++
 	}
+	p.storage.count(pod, 1)
 	p.count(pod, n, 1)
 }
 
 func (p *Picture) detach(pod *Pod) {
 	n := pod.node
+	p.storage.count(pod, -1)
 	p.count(pod, n, -1)
 	last := len(n.Pods) - 1
 	n.Pods[pod.slot] = n.Pods[last]

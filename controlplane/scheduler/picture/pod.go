@@ -26,6 +26,7 @@ type Pod struct {
 	Owner          types.UID // of its controller; empty: none
 	Priority       int32
 	Terms          []TermSpec // of its affinity
+	Claims         []ClaimRef
 
 	node        *Node // where it counts; nil: nowhere now
 	slot        int   // in node.Pods
@@ -52,7 +53,7 @@ func NewPod(object *v1.Pod) *Pod {
 	})
 	pod := &Pod{
 		Object: object, Requests: FromList(requests), ScoredRequests: FromList(scored),
-		Priority: corev1.PodPriority(object), Terms: TermsOf(object),
+		Priority: corev1.PodPriority(object), Terms: TermsOf(object), Claims: ClaimsOf(object),
 	}
 	pod.Requests.Pods, pod.ScoredRequests.Pods = 1, 1
 	pod.Ports = hostPorts(object)

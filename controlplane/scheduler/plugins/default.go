@@ -9,11 +9,14 @@ import (
 
 // Default is the profile of pods that name no other scheduler.
 func Default(client kubernetes.Interface) *framework.Profile {
+	volumes := NewVolumeBinding(client)
 	return &framework.Profile{
 		Name:      v1.DefaultSchedulerName,
 		QueueSort: PrioritySort{},
 		Filters: []framework.FilterPlugin{
-			NodeUnschedulable{}, NodeName{}, TaintToleration{}, NodeAffinity{}, NodePorts{}, NodeResourcesFit{}, PodTopologySpread{}, InterPodAffinity{},
+			NodeUnschedulable{}, NodeName{}, TaintToleration{}, NodeAffinity{}, NodePorts{}, NodeResourcesFit{},
+			VolumeRestrictions{}, NodeVolumeLimits{}, volumes, VolumeZone{},
+			PodTopologySpread{}, InterPodAffinity{},
 		},
 		PostFilters: []framework.PostFilterPlugin{DefaultPreemption{Client: client}},
 		Scores: []framework.Weighted{
@@ -25,7 +28,9 @@ func Default(client kubernetes.Interface) *framework.Profile {
 			{ScorePlugin: InterPodAffinity{}, Weight: 2},
 			{ScorePlugin: ImageLocality{}, Weight: 1},
 		},
-		Bind: APIBinder{Client: client},
+		Reserves: []framework.ReservePlugin{volumes},
+		PreBinds: []framework.PreBindPlugin{volumes},
+		Bind:     APIBinder{Client: client},
 	}
 }
 

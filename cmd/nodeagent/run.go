@@ -31,6 +31,7 @@ import (
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/server"
 	"clusterctl/nodeagent/serviceproxy"
+	"clusterctl/nodeagent/staticpods"
 	"clusterctl/nodeagent/stats"
 )
 
@@ -119,6 +120,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		HostIPs: []string{config.Address}, MemoryCapacity: int64(memory.Total),
 		Client: client, Runtime: cri, Cgroups: tree,
 		Services: core.Services().Lister(), Pods: own.Core().V1().Pods().Informer(),
+		Static:   &staticpods.Folder{Dir: config.ManifestDir, Node: config.NodeName, Logger: logger.With("part", "static pods")},
 		Synced:   []cache.InformerSynced{core.Services().Informer().HasSynced},
 		Recorder: recorder, Logger: logger.With("part", "pods"),
 		Node: self.Current, NetworkReady: self.NetworkReady,

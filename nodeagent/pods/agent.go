@@ -36,6 +36,13 @@ type Cgroups interface {
 	Pods() []types.UID // that have a group
 }
 
+// StaticPods are pods that this host runs without being told by the API;
+// staticpods.Folder has them. Watch hands over all of them whenever they
+// change, first at once, until ctx ends.
+type StaticPods interface {
+	Watch(ctx context.Context, set func([]*v1.Pod))
+}
+
 // Config is what the agent's pods need from their surroundings.
 type Config struct {
 	StateDir       string // volumes and checkpoints of pods
@@ -50,6 +57,7 @@ type Config struct {
 	Cgroups  Cgroups
 	Services corelisters.ServiceLister
 	Pods     cache.SharedIndexInformer // of the pods bound to this node
+	Static   StaticPods                // nil: none
 	Synced   []cache.InformerSynced    // what has to be known before any pod starts
 	Recorder record.EventRecorder
 	Logger   *slog.Logger
@@ -72,7 +80,8 @@ type Agent struct {
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
-	ctx     context.Context // of Run; nil before
+	statics map[types.NamespacedName]*v1.Pod // as they shall be
+	ctx     context.Context                  // of Run; nil before
 	wg      sync.WaitGroup
 }
 
@@ -98,8 +107,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Lock()
 	a.ctx = ctx
 	a.mu.Unlock()
+	a.followStatic(ctx)
 	synced := append([]cache.InformerSynced{a.Config.Pods.HasSynced}, a.Synced...)
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		a.wg.Wait()
 		return nil // ended before anything was known
 	}
 	a.remember()
@@ -201,7 +212,7 @@ func (a *Agent) Pod(namespace, name string) *v1.Pod {
 	if err != nil || !exists {
 		return nil
 	}
-	return item.(*v1.Pod)
+	return a.shown(item.(*v1.Pod))
 }
 
 // List are the pods of this host.
@@ -209,12 +220,16 @@ func (a *Agent) List() []*v1.Pod {
 	items := a.Config.Pods.GetStore().List()
 	list := make([]*v1.Pod, 0, len(items))
 	for _, item := range items {
-		list = append(list, item.(*v1.Pod))
+		list = append(list, a.shown(item.(*v1.Pod)))
 	}
 	return list
 }
 
 func (a *Agent) upsert(pod *v1.Pod) {
+	if isMirror(pod) {
+		a.mirrored(pod, false)
+		return
+	}
 	a.mu.Lock()
 	w := a.workers[pod.UID]
 	if w == nil {
@@ -227,6 +242,10 @@ func (a *Agent) upsert(pod *v1.Pod) {
 }
 
 func (a *Agent) gone(pod *v1.Pod) {
+	if isMirror(pod) {
+		a.mirrored(pod, true)
+		return
+	}
 	a.mu.Lock()
 	w := a.workers[pod.UID]
 	a.mu.Unlock()
@@ -244,6 +263,7 @@ func (a *Agent) hire(pod *v1.Pod, orphan bool) {
 		w.run(ctx)
 		a.mu.Lock()
 		delete(a.workers, pod.UID)
+		a.left(w)
 		a.mu.Unlock()
 	})
 }

@@ -42,6 +42,7 @@ type bench struct {
 	dir    string
 	node   *v1.Node // nil: room for everything
 	groups Cgroups
+	static manifests
 	stop   func()
 }
 
@@ -55,7 +56,12 @@ func newBench(t *testing.T) *bench {
 func (b *bench) agent(ctx context.Context, cri internalapi.RuntimeService) *Agent {
 	logger := slog.New(slog.DiscardHandler)
 	factory := informers.NewSharedInformerFactory(b.client, 0)
+	var static StaticPods
+	if b.static != nil {
+		static = b.static
+	}
 	agent := New(ctx, Config{
+		Static:   static,
 		StateDir: b.dir, LogDir: filepath.Join(b.dir, "logs"), Domain: "cluster.local", DNSAddress: "10.96.0.10",
 		HostIPs: []string{"192.0.2.1"}, MemoryCapacity: 1 << 30,
 		Client: b.client, Runtime: runtime.New(cri, b.images, logger), Cgroups: b.groups,

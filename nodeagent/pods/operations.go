@@ -368,6 +368,10 @@ func (w *worker) patchStatus(ctx context.Context, pod *v1.Pod, status v1.PodStat
 		return fmt.Errorf("patch status: %w", err)
 	}
 	got.ManagedFields = nil
+	if w.static {
+		w.mirrored(got, false)
+		return nil
+	}
 	w.update(got)
 	return nil
 }

@@ -22,12 +22,15 @@ import (
 type worker struct {
 	agent  *Agent
 	uid    types.UID
+	name   types.NamespacedName
+	static bool // from a manifest of this host; the API has no more than its mirror
 	wake   chan struct{}
 	logger *slog.Logger
 
 	mu         sync.Mutex
 	pod        *v1.Pod          // the newest that the API gave
 	gone       bool             // the API has it no more
+	mirror     *v1.Pod          // of a static pod; nil while there is none
 	allotment  *Allotment       // nil until the pod is admitted
 	pending    *v1.PodCondition // why the pod cannot be resized yet
 	progress   *v1.PodCondition // of a resize
@@ -55,6 +58,7 @@ type operation struct {
 func newWorker(a *Agent, pod *v1.Pod, orphan bool) *worker {
 	w := &worker{
 		agent: a, uid: pod.UID, pod: pod, gone: orphan,
+		name: fullName(pod), static: isStatic(pod),
 		wake:       make(chan struct{}, 1),
 		logger:     a.Logger.With("pod", pod.Namespace+"/"+pod.Name),
 		history:    map[string]*History{},
@@ -367,6 +371,10 @@ func (w *worker) refreshAt(s *Situation) time.Time {
 func (w *worker) report(ctx context.Context, s *Situation, plan *Plan) {
 	status := Describe(s, plan)
 	told := equality.Semantic.DeepEqual(status, w.pod.Status)
+	if w.static {
+		w.reportStatic(ctx, status, told)
+		return
+	}
 	if !told {
 		w.background(ctx, "status", func(ctx context.Context) error { return w.patchStatus(ctx, s.Pod, status) })
 		return

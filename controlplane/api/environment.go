@@ -44,6 +44,10 @@ type Environment struct {
 	// "group/resource" ("" for core: "/pods"): pod eviction, scale, tokens
 	// bound to pods and secrets go through it rather than through Client.
 	Lookup func(groupResource string) rest.Storage
+
+	// Background has every API server call run once it serves, for work on
+	// what only it can read. run returns when its context ends.
+	Background func(name string, run func(ctx context.Context))
 }
 
 // TokenIssuer signs service-account tokens.

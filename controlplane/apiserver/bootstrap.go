@@ -9,9 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
@@ -39,6 +37,16 @@ func (s *Server) addHooks() error {
 	for _, hook := range hooks {
 		err := s.generic.AddPostStartHook(hook.name, func(ctx genericapiserver.PostStartHookContext) error {
 			s.insist(ctx, hook.name, hook.run)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("add hook: %w", err)
+		}
+	}
+	s.background["default-service-cidr"] = s.keepServiceCIDR
+	for name, run := range s.background {
+		err := s.generic.AddPostStartHook(name, func(ctx genericapiserver.PostStartHookContext) error {
+			go run(ctx)
 			return nil
 		})
 		if err != nil {
@@ -106,38 +114,6 @@ func (s *Server) ensureSystemObjects(ctx context.Context) error {
 		return err
 	}
 	return s.ensureTrust(ctx)
-}
-
-// ensureServiceCIDR tells the range that services' addresses come from, and
-// that it is in use, where the kind is served.
-func (s *Server) ensureServiceCIDR(ctx context.Context) error {
-	if s.lookup(networkingv1.GroupName+"/servicecidrs") == nil {
-		return nil
-	}
-	all := s.client.NetworkingV1().ServiceCIDRs()
-	cidr, err := all.Get(ctx, serviceName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		cidr, err = all.Create(ctx, &networkingv1.ServiceCIDR{
-			ObjectMeta: metav1.ObjectMeta{Name: serviceName},
-			Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{s.config.Cluster.ServiceCIDR}},
-		}, metav1.CreateOptions{})
-	}
-	if apierrors.IsAlreadyExists(err) {
-		return nil // another server is at it
-	}
-	if err != nil {
-		return fmt.Errorf("create default ServiceCIDR: %w", err)
-	}
-	if !meta.SetStatusCondition(&cidr.Status.Conditions, metav1.Condition{
-		Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "InUse",
-		Message: "The range that the API servers allocate from",
-	}) {
-		return nil
-	}
-	if _, err := all.UpdateStatus(ctx, cidr, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
-		return fmt.Errorf("mark default ServiceCIDR as ready: %w", err)
-	}
-	return nil
 }
 
 // ensureTrust publishes whom extension API servers are to trust.

@@ -52,6 +52,9 @@ type Server struct {
 
 	life context.Context // of what New starts; ends when Run has served
 	end  context.CancelFunc
+
+	// background is what runs while the server serves, by name.
+	background map[string]func(context.Context)
 }
 
 // New reads certificates and keys, opens the listener and builds everything
@@ -66,6 +69,7 @@ func New(ctx context.Context, config hostconfig.ControlPlane, options Options) (
 		storages:  map[string]rest.Storage{},
 		ready:     make(chan struct{}),
 	}
+	s.background = map[string]func(context.Context){}
 	if s.logger == nil {
 		s.logger = slog.Default()
 	}
@@ -180,6 +184,7 @@ func (s *Server) build(kinds []api.Kind) error {
 		NodePortRange:  s.config.Cluster.NodePortRange,
 		ClusterDomain:  s.config.Cluster.Domain,
 		Lookup:         s.lookup,
+		Background:     func(name string, run func(context.Context)) { s.background[name] = run },
 	}
 	if err := s.install(kindsServer, config, env, kinds); err != nil {
 		return err

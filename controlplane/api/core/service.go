@@ -246,6 +246,7 @@ func extendServices(env *api.Environment, store, status *registry.Store) (map[st
 	if err != nil {
 		return nil, err
 	}
+	env.Background("service-node-ports", func(ctx context.Context) { repairNodePorts(ctx, env, ports) })
 	store.ReturnDeletedObject, status.ReturnDeletedObject = true, true
 	begin := func(ctx context.Context, s, old *corev1.Service, dryRun bool) (registry.FinishFunc, error) {
 		ips, err := addresses.update(ctx, s, old, dryRun)

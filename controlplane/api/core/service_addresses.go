@@ -307,7 +307,8 @@ func joinPrefixes(list []netip.Prefix) string {
 }
 
 // ranges are the prefixes of one family: those of ServiceCIDR objects that are
-// ready and stay, and the cluster's own.
+// ready and stay. The cluster's own are there from the beginning, before an
+// object tells of them.
 func (a *addressAllocator) ranges(ctx context.Context, family corev1.IPFamily) ([]netip.Prefix, error) {
 	var list []netip.Prefix
 	add := func(p netip.Prefix) {
@@ -315,18 +316,21 @@ func (a *addressAllocator) ranges(ctx context.Context, family corev1.IPFamily) (
 			list = append(list, p)
 		}
 	}
-	for _, p := range a.configured {
-		add(p)
-	}
 	lister, ok := a.env.Lookup("networking.k8s.io/servicecidrs").(rest.Lister)
 	if !ok {
-		return list, nil
+		return nil, errors.New("service ranges are not served")
 	}
 	object, err := lister.List(clusterScope(ctx), &metainternal.ListOptions{ResourceVersion: "0"})
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range object.(*networkingv1.ServiceCIDRList).Items {
+	items := object.(*networkingv1.ServiceCIDRList).Items
+	if !slices.ContainsFunc(items, func(c networkingv1.ServiceCIDR) bool { return c.Name == defaultServiceCIDR }) {
+		for _, p := range a.configured {
+			add(p)
+		}
+	}
+	for _, c := range items {
 		unready := slices.ContainsFunc(c.Status.Conditions, func(c metav1.Condition) bool {
 			return c.Type == networkingv1.ServiceCIDRConditionReady && c.Status == metav1.ConditionFalse
 		})
@@ -341,6 +345,9 @@ func (a *addressAllocator) ranges(ctx context.Context, family corev1.IPFamily) (
 	}
 	return list, nil
 }
+
+// defaultServiceCIDR tells of the cluster's own ranges.
+const defaultServiceCIDR = "kubernetes"
 
 // clusterScope is ctx without the service's namespace.
 func clusterScope(ctx context.Context) context.Context { return request.WithNamespace(ctx, "") }

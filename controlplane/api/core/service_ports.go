@@ -201,9 +201,9 @@ func (a *nodePortAllocator) take(ctx context.Context, s *corev1.Service, want *p
 		if err := a.store.Get(ctx, portsKey, storage.GetOptions{IgnoreNotFound: true}, current); err != nil {
 			return apierrors.NewInternalError(fmt.Errorf("read node ports in use: %w", err))
 		}
-		return try(new(big.Int).SetBytes(current.Data))
+		return try(a.bits(current))
 	}
-	return a.change(ctx, try)
+	return a.change(ctx, func(_ *corev1.RangeAllocation, bits *big.Int) error { return try(bits) })
 }
 
 // freePort chooses an unset bit, at random, first above the static band of the
@@ -225,15 +225,13 @@ func freePort(bits *big.Int, size int) (int, bool) {
 	return 0, false
 }
 
-func (a *nodePortAllocator) change(ctx context.Context, edit func(*big.Int) error) error {
+// change edits what is held, in one transaction: edit is called again with
+// what others have written meanwhile, and has the object read only.
+func (a *nodePortAllocator) change(ctx context.Context, edit func(current *corev1.RangeAllocation, bits *big.Int) error) error {
 	return a.store.GuaranteedUpdate(ctx, portsKey, &corev1.RangeAllocation{}, true, nil, storage.SimpleUpdate(func(object runtime.Object) (runtime.Object, error) {
 		current := object.(*corev1.RangeAllocation)
-		bits := new(big.Int).SetBytes(current.Data)
-		if current.Range != a.text {
-			// The range was moved by configuration: ports keep their numbers.
-			bits = a.rebase(current)
-		}
-		if err := edit(bits); err != nil {
+		bits := a.bits(current)
+		if err := edit(current, bits); err != nil {
 			return nil, err
 		}
 		current.Range, current.Data = a.text, bits.Bytes()
@@ -244,7 +242,12 @@ func (a *nodePortAllocator) change(ctx context.Context, edit func(*big.Int) erro
 	}), nil)
 }
 
-func (a *nodePortAllocator) rebase(current *corev1.RangeAllocation) *big.Int {
+// bits are the ports held. Where the range was moved by configuration, ports
+// keep their numbers.
+func (a *nodePortAllocator) bits(current *corev1.RangeAllocation) *big.Int {
+	if current.Range == a.text {
+		return new(big.Int).SetBytes(current.Data)
+	}
 	bits := new(big.Int)
 	from, _, _ := strings.Cut(current.Range, "-")
 	first, err := strconv.Atoi(from)
@@ -265,7 +268,7 @@ func (a *nodePortAllocator) release(ctx context.Context, ports []int32) {
 	if len(ports) == 0 {
 		return
 	}
-	err := a.change(context.WithoutCancel(ctx), func(bits *big.Int) error {
+	err := a.change(context.WithoutCancel(ctx), func(_ *corev1.RangeAllocation, bits *big.Int) error {
 		for _, p := range ports {
 			if p >= a.first && p <= a.last {
 				bits.SetBit(bits, int(p-a.first), 0)

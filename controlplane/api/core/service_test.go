@@ -161,7 +161,7 @@ func TestRebaseNodePorts(t *testing.T) {
 	old := new(big.Int)
 	old.SetBit(old, 5, 1)  // 30005: outside now
 	old.SetBit(old, 12, 1) // 30012
-	got := a.rebase(&corev1.RangeAllocation{Range: "30000-32767", Data: old.Bytes()})
+	got := a.bits(&corev1.RangeAllocation{Range: "30000-32767", Data: old.Bytes()})
 	if got.Bit(2) != 1 || got.BitLen() != 3 {
 		t.Errorf("bits %b", got)
 	}

@@ -41,6 +41,7 @@ import (
 	"clusterctl/controlplane/controllers/resourcequota"
 	"clusterctl/controlplane/controllers/rootca"
 	"clusterctl/controlplane/controllers/serviceaccount"
+	"clusterctl/controlplane/controllers/servicecidr"
 	"clusterctl/controlplane/controllers/statefulset"
 	"clusterctl/controlplane/controllers/storageprotection"
 	"clusterctl/controlplane/controllers/tainteviction"
@@ -78,6 +79,7 @@ var table = []struct {
 	{"resourcequota", plain(resourcequota.New)},
 	{"endpointslice", plain(endpointslice.New)},
 	{"endpoints", plain(endpoints.New)},
+	{"servicecidr", plain(servicecidr.New)},
 	{"nodelifecycle", plain(nodelifecycle.New)},
 	{"tainteviction", plain(tainteviction.New)},
 	{"nodeipam", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {

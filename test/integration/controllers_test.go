@@ -146,6 +146,7 @@ func TestControllers(t *testing.T) {
 	t.Run("local path volume", func(t *testing.T) { testLocalPathVolume(t, client) })
 	t.Run("placed volumes", func(t *testing.T) { testSchedulerBindsVolumes(t, c) })
 	t.Run("certificate", func(t *testing.T) { testNodeCertificate(t, c) })
+	t.Run("service range", func(t *testing.T) { testServiceRange(t, client) })
 	t.Run("namespace", func(t *testing.T) { testNamespaceDeletion(t, client) })
 }
 

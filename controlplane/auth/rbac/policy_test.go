@@ -81,6 +81,7 @@ func TestDefaultPolicy(t *testing.T) {
 		{manager, "", "update core/namespaces/finalize:n", true},
 		{manager, "", "deletecollection example.com/things home", true},
 		{manager, "", "create core/serviceaccounts home", true},
+		{manager, "", "create networking.k8s.io/ipaddresses:10.96.0.9", true},
 		{manager, "", "create core/configmaps home", true},
 		{manager, "", "create discovery.k8s.io/endpointslices home", true},
 		{manager, "", "sign certificates.k8s.io/signers:kubernetes.io/kubelet-serving", true},

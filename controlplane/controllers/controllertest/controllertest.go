@@ -5,10 +5,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -33,34 +34,73 @@ func New(t *testing.T, objects ...runtime.Object) *Fixture {
 	if err := metav1.AddMetaToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	f := &Fixture{Client: fake.NewClientset(objects...), Metadata: metadatafake.NewSimpleMetadataClient(scheme)}
-	// The fake server gives no names, no UIDs and no resource versions, by which
-	// controllers know a stale cache.
-	var writes atomic.Int64
-	write := func(action clienttesting.Action) (bool, runtime.Object, error) {
-		// UpdateAction has the same method.
-		o, ok := action.(clienttesting.CreateAction).GetObject().(metav1.Object)
-		if !ok {
-			return false, nil, nil
+	for _, o := range objects {
+		if o, ok := o.(metav1.Object); ok {
+			o.SetResourceVersion("1")
 		}
-		n := writes.Add(1)
-		if o.GetName() == "" {
-			o.SetName(fmt.Sprintf("%s%d", o.GetGenerateName(), n))
-		}
-		if o.GetUID() == "" {
-			o.SetUID(types.UID(fmt.Sprint("uid-", n)))
-		}
-		o.SetResourceVersion(fmt.Sprint(n))
-		return false, nil, nil
 	}
-	f.Client.PrependReactor("create", "*", write)
-	f.Client.PrependReactor("update", "*", write)
+	f := &Fixture{Client: fake.NewClientset(objects...), Metadata: metadatafake.NewSimpleMetadataClient(scheme)}
+	versionWrites(f.Client)
 	env, err := reconcile.NewEnvironment(f.Client, f.Metadata, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Env = env
 	return f
+}
+
+// versionWrites gives the fake server what it lacks and controllers stand on:
+// names, UIDs, and resource versions that grow and refuse a write to what has
+// changed in between.
+func versionWrites(client *fake.Clientset) {
+	var mu sync.Mutex
+	last := 1
+	reaction := clienttesting.ObjectReaction(client.Tracker())
+	client.PrependReactor("create", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		o, ok := action.(clienttesting.CreateAction).GetObject().(metav1.Object)
+		if !ok || action.GetSubresource() != "" {
+			return false, nil, nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		last++
+		if o.GetName() == "" {
+			o.SetName(fmt.Sprintf("%s%d", o.GetGenerateName(), last))
+		}
+		if o.GetUID() == "" {
+			o.SetUID(types.UID(fmt.Sprint("uid-", last)))
+		}
+		o.SetResourceVersion(fmt.Sprint(last))
+		return reaction(action)
+	})
+	client.PrependReactor("update", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		o, ok := action.(clienttesting.UpdateAction).GetObject().(metav1.Object)
+		if !ok {
+			return false, nil, nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if former, err := client.Tracker().Get(action.GetResource(), action.GetNamespace(), o.GetName()); err == nil {
+			if v := former.(metav1.Object).GetResourceVersion(); o.GetResourceVersion() != "" && o.GetResourceVersion() != v {
+				return true, nil, apierrors.NewConflict(action.GetResource().GroupResource(), o.GetName(), fmt.Errorf("it is at %s by now", v))
+			}
+		}
+		last++
+		o.SetResourceVersion(fmt.Sprint(last))
+		return reaction(action)
+	})
+	client.PrependReactor("patch", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		handled, patched, err := reaction(action)
+		o, ok := patched.(metav1.Object)
+		if err != nil || !ok {
+			return handled, patched, err
+		}
+		last++
+		o.SetResourceVersion(fmt.Sprint(last))
+		return handled, patched, client.Tracker().Update(action.GetResource(), patched, action.GetNamespace())
+	})
 }
 
 // Start starts the informers and then the controllers, which must have been
@@ -93,7 +133,7 @@ func (f *Fixture) Start(t *testing.T, controllers ...reconcile.Controller) {
 // Eventually waits for check to be true.
 func Eventually(t *testing.T, what string, check func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !check(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !check(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -166,9 +166,12 @@ func (w *world) pass(d time.Duration, alive ...string) {
 			}
 		}
 		controllertest.Eventually(w.t, "the cache", func() bool {
-			for _, name := range alive {
-				cached, err := w.nodes.Get(name)
-				if err != nil || !cached.Status.Conditions[0].LastHeartbeatTime.Equal(&metav1.Time{Time: w.now}) {
+			nodes, err := w.Client.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{})
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			for _, n := range nodes.Items {
+				if cached, err := w.nodes.Get(n.Name); err != nil || cached.ResourceVersion != n.ResourceVersion {
 					return false
 				}
 			}

@@ -207,12 +207,14 @@ func TestGoesWithItsLastUser(t *testing.T) {
 		{volume, func(ctx context.Context) error {
 			released := volume.DeepCopy()
 			released.Status.Phase = corev1.VolumeReleased
+			released.ResourceVersion = ""
 			_, err := f.Client.CoreV1().PersistentVolumes().UpdateStatus(ctx, released, metav1.UpdateOptions{})
 			return err
 		}},
 		{testClass(true), func(ctx context.Context) error {
 			changed := user.DeepCopy()
 			changed.Spec.VolumeAttributesClassName = nil
+			changed.ResourceVersion = ""
 			_, err := f.Client.CoreV1().PersistentVolumeClaims("ns").Update(ctx, changed, metav1.UpdateOptions{})
 			return err
 		}},

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/informers"
 	listers "k8s.io/client-go/listers/core/v1"
 	resourcelisters "k8s.io/client-go/listers/resource/v1"
+	storagelisters "k8s.io/client-go/listers/storage/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"clusterctl/controlplane/auth/rbac"
@@ -25,9 +26,12 @@ import (
 const byNode = "clusterctl/node-namespace"
 
 type nodeAuthorizer struct {
-	pods   listers.PodLister
-	byNode cache.Indexer
-	slices resourcelisters.ResourceSliceLister
+	pods        listers.PodLister
+	byNode      cache.Indexer
+	volumes     listers.PersistentVolumeLister
+	bySecret    cache.Indexer
+	attachments storagelisters.VolumeAttachmentLister
+	slices      resourcelisters.ResourceSliceLister
 	// common are the rules for what is not narrowed down below.
 	common []rbacv1.PolicyRule
 }
@@ -59,7 +63,13 @@ func NewAuthorizer(factory informers.SharedInformerFactory) authorizer.Authorize
 			panic(fmt.Sprintf("node: index pods by node: %v", err))
 		}
 	}
-	a := &nodeAuthorizer{pods: pods.Lister(), byNode: informer.GetIndexer(), slices: factory.Resource().V1().ResourceSlices().Lister()}
+	volumes := factory.Core().V1().PersistentVolumes()
+	addSecretIndex(volumes.Informer())
+	a := &nodeAuthorizer{
+		volumes: volumes.Lister(), bySecret: volumes.Informer().GetIndexer(),
+		attachments: factory.Storage().V1().VolumeAttachments().Lister(),
+		pods:        pods.Lister(), byNode: informer.GetIndexer(), slices: factory.Resource().V1().ResourceSlices().Lister(),
+	}
 	roles := rbac.DefaultPolicy().ClusterRoles
 	if i := slices.IndexFunc(roles, func(r *rbacv1.ClusterRole) bool { return r.Name == "system:node" }); i >= 0 {
 		a.common = roles[i].Rules
@@ -98,7 +108,7 @@ func (a *nodeAuthorizer) decide(node string, r authorizer.Attributes) (allowed b
 	}
 	switch r.GetAPIGroup() + "/" + r.GetResource() {
 	case "/secrets":
-		return a.mayRead(node, secret, r)
+		return a.mayReadSecret(node, r)
 	case "/configmaps":
 		return a.mayRead(node, configMap, r)
 	case "/serviceaccounts":
@@ -117,8 +127,12 @@ func (a *nodeAuthorizer) decide(node string, r authorizer.Attributes) (allowed b
 		return a.mayReadDeviceClaim(node, r)
 	case "resource.k8s.io/resourceslices":
 		return a.mayUseSlice(node, r)
-	case "/persistentvolumes", "storage.k8s.io/volumeattachments", "certificates.k8s.io/podcertificaterequests":
-		// What ties these to a node are kinds that are not served yet.
+	case "/persistentvolumes":
+		return a.mayReadVolume(node, r)
+	case "storage.k8s.io/volumeattachments":
+		return a.mayReadAttachment(node, r)
+	case "certificates.k8s.io/podcertificaterequests":
+		// What ties these to a node is a kind that is not served.
 		return false, unrelated(node)
 	default:
 		return rbac.Allows(a.common, r), ""

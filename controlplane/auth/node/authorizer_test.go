@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -106,7 +107,19 @@ func TestAuthorize(t *testing.T) {
 	slice := func(name, node string) *resourcev1.ResourceSlice {
 		return &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: resourcev1.ResourceSliceSpec{NodeName: &node}}
 	}
-	a := start(t, fake.NewClientset(pod("ns", "a", "one"), pod("ns", "b", "two"), pod("other", "c", "one"), pod("ns", "waiting", ""), mirror,
+	volume := func(name, claim string) *corev1.PersistentVolume {
+		v := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if claim != "" {
+			v.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "ns", Name: claim}
+		}
+		v.Spec.CSI = &corev1.CSIPersistentVolumeSource{NodeStageSecretRef: &corev1.SecretReference{Namespace: "drivers", Name: name + "-stage"}}
+		return v
+	}
+	attachment := func(name, node string) *storagev1.VolumeAttachment {
+		return &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: storagev1.VolumeAttachmentSpec{NodeName: node}}
+	}
+	a := start(t, fake.NewClientset(volume("v-a", "a-claim"), volume("v-b", "b-claim"), volume("v-free", ""), attachment("at-one", "one"), attachment("at-two", "two"),
+		pod("ns", "a", "one"), pod("ns", "b", "two"), pod("other", "c", "one"), pod("ns", "waiting", ""), mirror,
 		devices, slice("s-one", "one"), slice("s-two", "two"), &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s-all"}}))
 	for _, test := range []struct {
 		request string
@@ -187,6 +200,17 @@ func TestAuthorize(t *testing.T) {
 		{"create authorization.k8s.io/subjectaccessreviews", true, ""},
 		{"create apps/deployments ns", false, ""},
 		{"get core/persistentvolumes:x", false, ""},
+		{"get core/persistentvolumes:v-a", true, ""},
+		{"get core/persistentvolumes:v-b", false, "no relationship found between node 'one' and this object"},
+		{"get core/persistentvolumes:v-free", false, ""},
+		{"list core/persistentvolumes", false, "can only get individual resources of this type"},
+		{"update core/persistentvolumes:v-a", false, ""},
+		{"get core/secrets:v-a-stage drivers", true, ""},
+		{"get core/secrets:v-b-stage drivers", false, ""},
+		{"update core/secrets:v-a-stage drivers", false, ""},
+		{"get storage.k8s.io/volumeattachments:at-one", true, ""},
+		{"get storage.k8s.io/volumeattachments:at-two", false, ""},
+		{"get storage.k8s.io/volumeattachments/status:at-one", false, "cannot get subresource"},
 		{"get /healthz", false, ""},
 	} {
 		t.Run(test.request, func(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/objects"
@@ -93,6 +94,9 @@ func New(ctx context.Context, config Config) *Agent {
 	a.Volumes = volumes.New(volumes.Config{
 		PodsDir:     filepath.Join(config.StateDir, "pods"),
 		Objects:     a.Objects,
+		LocalDir:    hostconfig.LocalPathDir,
+		Client:      config.Client,
+		Node:        config.Node,
 		Tokens:      volumes.NewTokens(config.Client),
 		Allocatable: a.Allocatable,
 		Logger:      config.Logger,
@@ -135,6 +139,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.wg.Go(func() { a.Config.Runtime.Watch(ctx, a.Wake) })
 	a.wg.Go(func() { a.rotateLogs(ctx) })
+	a.wg.Go(func() { a.Volumes.Sweep(ctx) })
 	a.wg.Go(func() { a.balance(ctx) })
 	for a.adoptOrphans(ctx) != nil {
 		select {

@@ -3,8 +3,10 @@ package pods
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
@@ -39,6 +41,10 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	if err != nil {
 		return nil, err
 	}
+	devices, err := blockDevices(c, mounted)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Join(a.logDirectory(pod), c.Name), 0o755); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
@@ -48,6 +54,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 		WorkingDir:  c.WorkingDir,
 		Envs:        env,
 		Mounts:      mounts,
+		Devices:     devices,
 		Labels:      runtime.ContainerLabels(pod, c.Name),
 		Annotations: runtime.ContainerAnnotations(pod, c, Hash(c), attempt),
 		LogPath:     filepath.Join(c.Name, strconv.FormatUint(uint64(attempt), 10)+".log"),
@@ -98,11 +105,13 @@ func (a *Agent) mounts(pod *v1.Pod, c *v1.Container, attempt uint32, ips []strin
 			mounts = append(mounts, mount)
 			continue
 		}
-		base, ok := mounted.Paths[m.Name]
-		if !ok {
+		source, ok := mounted.Sources[m.Name]
+		base := source.Path
+		if !ok || base == "" {
 			return nil, fmt.Errorf("volume %q of container %q is not mounted", m.Name, c.Name)
 		}
 		mount.HostPath = base
+		mount.Readonly = mount.Readonly || source.ReadOnly
 		if sub != "" {
 			pinned, err := a.Volumes.SubPath(pod, m.Name, base, sub, c.Name, i)
 			if err != nil {
@@ -137,6 +146,23 @@ func (a *Agent) mounts(pod *v1.Pod, c *v1.Container, attempt uint32, ips []strin
 		mounts = append(mounts, &criv1.Mount{ContainerPath: c.TerminationMessagePath, HostPath: file})
 	}
 	return mounts, nil
+}
+
+// blockDevices are the container's block volumes.
+func blockDevices(c *v1.Container, mounted *volumes.Mounted) ([]*criv1.Device, error) {
+	sources, err := mounted.Devices(c)
+	if err != nil {
+		return nil, err
+	}
+	devices := make([]*criv1.Device, 0, len(sources))
+	for _, path := range slices.Sorted(maps.Keys(sources)) {
+		device := &criv1.Device{HostPath: sources[path].Device, ContainerPath: path, Permissions: "mrw"}
+		if sources[path].ReadOnly {
+			device.Permissions = "r"
+		}
+		devices = append(devices, device)
+	}
+	return devices, nil
 }
 
 func (a *Agent) terminationFile(pod *v1.Pod, container string, attempt uint32) string {

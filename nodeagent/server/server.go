@@ -21,12 +21,20 @@ import (
 
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/stats"
+	"clusterctl/nodeagent/volumes"
 )
 
 // Pods are the pods of this host.
 type Pods interface {
 	Pod(namespace, name string) *v1.Pod
 	List() []*v1.Pod
+}
+
+// Volumes are the volumes on this host's own disk.
+type Volumes interface {
+	// RemoveLocal removes a directory of the local-path provisioner; it fails
+	// with volumes.ErrInUse while a pod has it mounted.
+	RemoveLocal(name string) error
 }
 
 // Config is what the server serves, and to whom.
@@ -39,6 +47,7 @@ type Config struct {
 	Pods           Pods
 	Runtime        *runtime.Runtime
 	Stats          *stats.Source
+	Volumes        Volumes
 	Logger         *slog.Logger
 }
 
@@ -97,6 +106,7 @@ func (s *Server) routes() http.Handler {
 		mux.HandleFunc("/"+verb+"/{namespace}/{pod}/{container}", s.stream(verb))
 		mux.HandleFunc("/"+verb+"/{namespace}/{pod}/{uid}/{container}", s.stream(verb))
 	}
+	mux.HandleFunc("DELETE /localvolumes/{name}", s.removeLocalVolume)
 	mux.HandleFunc("/portForward/{namespace}/{pod}", s.portForward)
 	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", s.portForward)
 	return mux
@@ -108,6 +118,19 @@ func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
 		list.Items = append(list.Items, *pod)
 	}
 	writeJSON(w, list)
+}
+
+// removeLocalVolume serves the local-path provisioner in the control plane.
+func (s *Server) removeLocalVolume(w http.ResponseWriter, r *http.Request) {
+	err := s.Volumes.RemoveLocal(r.PathValue("name"))
+	switch {
+	case errors.Is(err, volumes.ErrInUse):
+		http.Error(w, err.Error(), http.StatusConflict)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 func (s *Server) summary(w http.ResponseWriter, r *http.Request) {

@@ -4,6 +4,7 @@
 // Under the agent's state directory each pod has
 //
 //	pods/<uid>/volumes/kubernetes.io~<kind>/<name>   one directory per volume
+//	                                                 (the name is the PersistentVolume's where there is one)
 //	pods/<uid>/volume-subpaths/<volume>/<container>/<index>
 //	pods/<uid>/etc-hosts, containers/<name>/…        written by nodeagent/pods
 //

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 )
 
 // Objects are the ConfigMaps and Secrets of the cluster.
@@ -27,7 +28,10 @@ type Objects interface {
 
 // Config is what a Manager works with.
 type Config struct {
-	PodsDir     string // one directory per pod below it
+	PodsDir     string               // one directory per pod below it
+	LocalDir    string               // hostconfig.LocalPathDir
+	Client      kubernetes.Interface // for claims and volumes
+	Node        func() *v1.Node      // this one; nil: not known yet
 	Objects     Objects
 	Tokens      *Tokens
 	Allocatable func() v1.ResourceList // of the node
@@ -39,18 +43,20 @@ type Config struct {
 type Manager struct {
 	Config
 
-	mu      sync.Mutex
-	written map[string]bool // volumes whose ownership is settled
+	mu          sync.Mutex
+	written     map[string]bool                 // volumes whose ownership is settled
+	persistents map[types.UID]map[string]Source // by pod and volume: those that are in place
+	localMu     sync.Mutex                      // local volumes are mounted or removed
 }
 
 // New makes a manager.
 func New(config Config) *Manager {
-	return &Manager{Config: config, written: map[string]bool{}}
+	return &Manager{Config: config, written: map[string]bool{}, persistents: map[types.UID]map[string]Source{}}
 }
 
 // Mounted are the volumes of a pod, ready to be mounted.
 type Mounted struct {
-	Paths   map[string]string // by volume name
+	Sources map[string]Source // by volume name
 	Refresh time.Time         // when contents have to be prepared again; zero for never
 }
 
@@ -60,17 +66,24 @@ func (m *Manager) PodDir(uid types.UID) string { return filepath.Join(m.PodsDir,
 // Prepare makes every volume of the pod, or brings its contents up to date.
 // It can be called again at any time.
 func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) (*Mounted, error) {
-	mounted := &Mounted{Paths: map[string]string{}}
+	mounted := &Mounted{Sources: map[string]Source{}}
 	if err := os.MkdirAll(m.PodDir(pod.UID), 0o750); err != nil {
 		return nil, fmt.Errorf("make pod directory: %w", err)
 	}
 	for i := range pod.Spec.Volumes {
 		volume := &pod.Spec.Volumes[i]
-		path, refresh, err := m.prepare(ctx, pod, volume)
+		var source Source
+		var refresh time.Time
+		var err error
+		if claimName(pod, volume) != "" {
+			source, err = m.persistent(ctx, pod, volume)
+		} else {
+			source.Path, refresh, err = m.prepare(ctx, pod, volume)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume.Name, err)
 		}
-		mounted.Paths[volume.Name] = path
+		mounted.Sources[volume.Name] = source
 		if !refresh.IsZero() && (mounted.Refresh.IsZero() || refresh.Before(mounted.Refresh)) {
 			mounted.Refresh = refresh
 		}
@@ -199,6 +212,7 @@ func (m *Manager) settle(path string) {
 func (m *Manager) Teardown(uid types.UID) error {
 	dir := m.PodDir(uid)
 	m.mu.Lock()
+	delete(m.persistents, uid)
 	for path := range m.written {
 		if strings.HasPrefix(path, dir+"/") {
 			delete(m.written, path)

@@ -16,6 +16,9 @@ func setGroup(dir string, pod *v1.Pod, readOnly bool) error {
 	if pod.Spec.SecurityContext == nil || pod.Spec.SecurityContext.FSGroup == nil {
 		return nil
 	}
+	if keepsGroup(dir, pod) {
+		return nil
+	}
 	group := int(*pod.Spec.SecurityContext.FSGroup)
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {

@@ -134,10 +134,10 @@ func TestPrepareAndTeardown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := os.ReadFile(filepath.Join(mounted.Paths["config"], "deep/file")); err != nil || string(got) != "v" {
+	if got, err := os.ReadFile(filepath.Join(mounted.Sources["config"].Path, "deep/file")); err != nil || string(got) != "v" {
 		t.Errorf("config: got %q %v", got, err)
 	}
-	if info, err := os.Stat(mounted.Paths["empty"]); err != nil || info.Mode().Perm() != 0o777 {
+	if info, err := os.Stat(mounted.Sources["empty"].Path); err != nil || info.Mode().Perm() != 0o777 {
 		t.Errorf("empty: got %v %v", info, err)
 	}
 	if err := m.Teardown(pod.UID); err != nil {

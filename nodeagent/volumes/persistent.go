@@ -1,0 +1,194 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-helpers/storage/ephemeral"
+	"k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
+)
+
+// Source is where a volume of a pod is on the host.
+type Source struct {
+	Path     string // directory or file to mount; empty for a block volume
+	Device   string // of a block volume
+	ReadOnly bool   // whatever the container's mount says
+}
+
+// claimName is the claim behind a volume; empty: there is none.
+func claimName(pod *v1.Pod, v *v1.Volume) string {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return v.PersistentVolumeClaim.ClaimName
+	case v.Ephemeral != nil:
+		return ephemeral.VolumeClaimName(pod, v)
+	}
+	return ""
+}
+
+// persistent prepares a volume that a claim stands for.
+func (m *Manager) persistent(ctx context.Context, pod *v1.Pod, v *v1.Volume) (Source, error) {
+	m.mu.Lock()
+	known, ok := m.persistents[pod.UID][v.Name]
+	m.mu.Unlock()
+	if ok {
+		return known, nil // a claim never gets another volume
+	}
+	pv, err := m.bound(ctx, pod, v)
+	if err != nil {
+		return Source{}, err
+	}
+	source := Source{ReadOnly: v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly}
+	block := ptr.Deref(pv.Spec.VolumeMode, v1.PersistentVolumeFilesystem) == v1.PersistentVolumeBlock
+	switch {
+	case pv.Spec.HostPath != nil && !block:
+		source.Path = pv.Spec.HostPath.Path
+		err = checkHostPath(pv.Spec.HostPath)
+	case pv.Spec.Local != nil && block:
+		source.Device, err = pv.Spec.Local.Path, checkDevice(pv.Spec.Local.Path)
+	case pv.Spec.Local != nil:
+		source.Path = m.volumeDir(pod.UID, localVolumes, pv.Name)
+		err = m.local(pod, pv, source)
+	default:
+		err = fmt.Errorf("persistent volume %q is of a kind that the node agent does not support", pv.Name)
+	}
+	if err != nil {
+		return Source{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.persistents[pod.UID] == nil {
+		m.persistents[pod.UID] = map[string]Source{}
+	}
+	m.persistents[pod.UID][v.Name] = source
+	return source, nil
+}
+
+// bound reads the volume that the claim behind a pod's volume is bound to.
+func (m *Manager) bound(ctx context.Context, pod *v1.Pod, v *v1.Volume) (*v1.PersistentVolume, error) {
+	name := claimName(pod, v)
+	claim, err := m.Client.CoreV1().PersistentVolumeClaims(pod.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("failed to fetch PVC from API server: %w", err)
+	}
+	if v.Ephemeral != nil {
+		if err := ephemeral.VolumeIsForPod(pod, claim); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case claim.DeletionTimestamp != nil && !m.exists(pod):
+		return nil, errors.New("can't start pod because PVC is being deleted")
+	case claim.Status.Phase != v1.ClaimBound || claim.Spec.VolumeName == "":
+		return nil, fmt.Errorf("PVC %s/%s is not bound", claim.Namespace, claim.Name)
+	}
+	pv, err := m.Client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("failed to get PV %s from API server: %w", claim.Spec.VolumeName, err)
+	}
+	if pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != claim.UID {
+		return nil, fmt.Errorf("pv.Spec.ClaimRef of %s does not point to PVC %s/%s", pv.Name, claim.Namespace, claim.Name)
+	}
+	if node := m.Node(); node != nil {
+		if err := volume.CheckNodeAffinity(pv, node.Labels); err != nil {
+			return nil, fmt.Errorf("storage node affinity check failed for volume %q: %w", pv.Name, err)
+		}
+	}
+	return pv, nil
+}
+
+// exists says whether the pod has volumes on this host already: an agent that
+// was restarted goes on with what it began.
+func (m *Manager) exists(pod *v1.Pod) bool {
+	entries, err := os.ReadDir(filepath.Join(m.PodDir(pod.UID), "volumes"))
+	return err == nil && len(entries) > 0
+}
+
+// local binds the directory of a local volume into the pod's.
+func (m *Manager) local(pod *v1.Pod, pv *v1.PersistentVolume, source Source) error {
+	from := pv.Spec.Local.Path
+	m.localMu.Lock() // against its removal
+	defer m.localMu.Unlock()
+	if own, ok := m.ownLocal(pv); ok {
+		if err := makeLocal(own); err != nil {
+			return err
+		}
+	}
+	info, err := os.Stat(from)
+	switch {
+	case err != nil:
+		return fmt.Errorf("path %q does not exist: %w", from, err)
+	case !info.IsDir():
+		return fmt.Errorf("local volume %s is not a directory: for a device use volumeMode Block", from)
+	}
+	if err := m.bind(from, source.Path); err != nil {
+		return err
+	}
+	if source.ReadOnly || m.settled(source.Path) {
+		return nil
+	}
+	if err := setGroup(source.Path, pod, false); err != nil {
+		return err
+	}
+	m.settle(source.Path)
+	return nil
+}
+
+// bind makes to show what is at from, unless it does already.
+func (m *Manager) bind(from, to string) error {
+	if err := os.MkdirAll(to, 0o750); err != nil {
+		return fmt.Errorf("make mount point: %w", err)
+	}
+	if mounted, err := mountinfo.Mounted(to); err != nil || mounted {
+		return err
+	}
+	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", from, err)
+	}
+	return nil
+}
+
+func checkDevice(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look at block volume: %w", err)
+	case info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0:
+		return fmt.Errorf("%s is not a block device", path)
+	}
+	return nil
+}
+
+// keepsGroup says whether a volume's root shows that it was given to the group
+// before, so that the pod's policy leaves what is below alone.
+func keepsGroup(dir string, pod *v1.Pod) bool {
+	policy := pod.Spec.SecurityContext.FSGroupChangePolicy
+	if policy == nil || *policy != v1.FSGroupChangeOnRootMismatch {
+		return false
+	}
+	var stat unix.Stat_t
+	const wanted = unix.S_ISGID | 0o070
+	return unix.Stat(dir, &stat) == nil && int64(stat.Gid) == *pod.Spec.SecurityContext.FSGroup && stat.Mode&wanted == wanted
+}
+
+// Devices are the block volumes of a container, as the runtime mounts them: host
+// path and read-only by path in the container.
+func (mounted *Mounted) Devices(c *v1.Container) (map[string]Source, error) {
+	devices := map[string]Source{}
+	for i := range c.VolumeDevices {
+		source, ok := mounted.Sources[c.VolumeDevices[i].Name]
+		if !ok || source.Device == "" {
+			return nil, fmt.Errorf("volume %q of container %q is no block volume", c.VolumeDevices[i].Name, c.Name)
+		}
+		devices[c.VolumeDevices[i].DevicePath] = source
+	}
+	return devices, nil
+}

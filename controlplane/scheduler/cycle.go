@@ -39,7 +39,7 @@ func (s *scheduler) decide(profile *framework.Profile, pod *picture.Pod) (*pictu
 	}
 	var remedy framework.Remedy
 	for _, plugin := range profile.PostFilters {
-		if remedy = plugin.PostFilter(profile, pod, cluster, refusals); remedy.Node != "" {
+		if remedy = plugin.PostFilter(profile, pod, cluster, refusals); remedy.Node != "" || remedy.Act != nil {
 			break
 		}
 	}

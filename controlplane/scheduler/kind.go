@@ -217,5 +217,8 @@ func signature(profile *framework.Profile, pod *picture.Pod) string {
 			message(&object.Spec.Volumes[i])
 		}
 	}
+	if len(object.Spec.ResourceClaims) > 0 {
+		text(string(object.UID)) // devices are each claim's own
+	}
 	return string(b)
 }

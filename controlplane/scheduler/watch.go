@@ -51,6 +51,9 @@ func (s *scheduler) watch(ctx context.Context) error {
 		{"CSI drivers", others.Storage().V1().CSIDrivers().Informer(), handler(s.driverChanged, noting(s, (*picture.Storage).RemoveDriver))},
 		{"storage capacities", others.Storage().V1().CSIStorageCapacities().Informer(), handler(s.capacityChanged, noting(s, (*picture.Storage).RemoveCapacity))},
 		{"volume attachments", others.Storage().V1().VolumeAttachments().Informer(), handler(s.attachmentChanged, s.attachmentGone)},
+		{"device claims", others.Resource().V1().ResourceClaims().Informer(), handler(s.deviceClaimChanged, s.deviceClaimGone)},
+		{"resource slices", others.Resource().V1().ResourceSlices().Informer(), handler(s.sliceChanged, devices(s, (*picture.Devices).RemoveSlice))},
+		{"device classes", others.Resource().V1().DeviceClasses().Informer(), handler(s.deviceClassChanged, devices(s, (*picture.Devices).RemoveClass))},
 		{"pods", pods.Core().V1().Pods().Informer(), handler(s.podChanged, s.podGone)},
 	} {
 		registration, err := w.informer.AddEventHandler(w.handler)
@@ -156,7 +159,7 @@ func (s *scheduler) waits(pod *v1.Pod) {
 		s.picture.Nominate(picture.NewPod(pod), node)
 	}
 	s.mu.Unlock()
-	if !assumed {
+	if !assumed && !awaitsClaims(pod) {
 		s.queue.Add(pod)
 	}
 }

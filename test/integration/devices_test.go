@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -134,5 +136,98 @@ func TestClaimsOfPodsComeAndGo(t *testing.T) {
 	eventually(t, "claims to go", func(ctx context.Context) (bool, error) {
 		list, err := c.Client.ResourceV1().ResourceClaims(ns).List(ctx, metav1.ListOptions{})
 		return err == nil && len(list.Items) == 0, err
+	})
+}
+
+// More pods want devices than there are: as many run as can, each with devices
+// of its own, and the others follow when devices come free.
+func TestPodsShareDevicesOut(t *testing.T) {
+	c, ctx := Start(t), t.Context()
+	c.startControllers(t)
+	ns := freshNamespace(t, c.Client, "shared-out")
+	must(c.Client.ResourceV1().DeviceClasses().Create(ctx, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: ns}, Spec: resourcev1.DeviceClassSpec{
+		Selectors: []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: `device.driver == "` + ns + `.example.com" && device.attributes["` + ns + `.example.com"].good`}}},
+	}}, metav1.CreateOptions{}))(t)
+	const nodes, each, pods = 2, 2, 6
+	for i := range nodes {
+		name := fmt.Sprint(ns, "-", i)
+		must(c.Client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("10")}}}, metav1.CreateOptions{}))(t)
+		slice := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: resourcev1.ResourceSliceSpec{
+			Driver: ns + ".example.com", NodeName: &name, Pool: resourcev1.ResourcePool{Name: name, ResourceSliceCount: 1}}}
+		for j := range each + 1 {
+			slice.Spec.Devices = append(slice.Spec.Devices, resourcev1.Device{Name: fmt.Sprint("d", j),
+				Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"good": {BoolValue: ptr.To(j < each)}}})
+		}
+		must(c.Client.ResourceV1().ResourceSlices().Create(ctx, slice, metav1.CreateOptions{}))(t)
+		t.Cleanup(func() {
+			_ = c.Client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{})
+			_ = c.Client.ResourceV1().ResourceSlices().Delete(context.Background(), name, metav1.DeleteOptions{})
+		})
+	}
+	template := deviceClaim("").Spec
+	template.Devices.Requests[0].Exactly.DeviceClassName = ns
+	must(c.Client.ResourceV1().ResourceClaimTemplates(ns).Create(ctx, &resourcev1.ResourceClaimTemplate{
+		ObjectMeta: metav1.ObjectMeta{Name: "t"}, Spec: resourcev1.ResourceClaimTemplateSpec{Spec: template}}, metav1.CreateOptions{}))(t)
+	c.startScheduler(t)
+	for i := range pods {
+		must(c.Client.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("p", i)}, Spec: corev1.PodSpec{
+			Containers:     []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "dev"}}}}},
+			ResourceClaims: []corev1.PodResourceClaim{{Name: "dev", ResourceClaimTemplateName: ptr.To("t")}},
+		}}, metav1.CreateOptions{}))(t)
+	}
+	// bound are the pods with nodes; each has its own device there.
+	bound := func(ctx context.Context) ([]corev1.Pod, error) {
+		list, err := c.Client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		var found []corev1.Pod
+		owner := map[string]string{}
+		for _, pod := range list.Items {
+			if pod.Spec.NodeName == "" {
+				continue
+			}
+			found = append(found, pod)
+			claim, err := c.Client.ResourceV1().ResourceClaims(ns).Get(ctx, *pod.Status.ResourceClaimStatuses[0].ResourceClaimName, metav1.GetOptions{})
+			if err != nil {
+				return nil, err
+			}
+			if claim.Status.Allocation == nil || len(claim.Status.ReservedFor) != 1 || claim.Status.ReservedFor[0].UID != pod.UID {
+				t.Fatalf("pod %s is bound with a claim of status %+v", pod.Name, claim.Status)
+			}
+			device := claim.Status.Allocation.Devices.Results[0]
+			if key := device.Pool + "/" + device.Device; owner[key] != "" || device.Pool != pod.Spec.NodeName || device.Device == fmt.Sprint("d", each) {
+				t.Fatalf("pod %s on %s has %s, as has %q", pod.Name, pod.Spec.NodeName, key, owner[key])
+			} else {
+				owner[key] = pod.Name
+			}
+		}
+		return found, nil
+	}
+	var running []corev1.Pod
+	eventually(t, "all devices to be used", func(ctx context.Context) (bool, error) {
+		var err error
+		running, err = bound(ctx)
+		return len(running) == nodes*each, err
+	})
+	eventually(t, "a word on why the others wait", func(ctx context.Context) (bool, error) {
+		list, err := c.Client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName="})
+		waiting := 0
+		for _, pod := range list.Items {
+			if len(pod.Status.Conditions) > 0 && strings.Contains(pod.Status.Conditions[0].Message, "cannot allocate all claims") {
+				waiting++
+			}
+		}
+		return waiting == pods-nodes*each, err
+	})
+	for _, pod := range running[:2] {
+		if err := c.Client.CoreV1().Pods(ns).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the others to follow", func(ctx context.Context) (bool, error) {
+		running, err := bound(ctx)
+		return len(running) == pods-2, err
 	})
 }

@@ -127,12 +127,9 @@ func testLocalPathVolume(t *testing.T, client kubernetes.Interface) {
 	})
 }
 
-// testSchedulerBindsVolumes lets the scheduler choose nodes for pods with
-// volumes: one that exists on one node, one that is made where its pod goes,
-// and one that a pod brings along.
-func testSchedulerBindsVolumes(t *testing.T, c *Cluster) {
-	client := c.Client
-	namespace := freshNamespace(t, client, "placed")
+// startScheduler runs the scheduler until the test ends.
+func (c *Cluster) startScheduler(t *testing.T) {
+	t.Helper()
 	scheduling := kubernetes.NewForConfigOrDie(c.Server.ClientConfig(user.KubeScheduler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -145,6 +142,15 @@ func testSchedulerBindsVolumes(t *testing.T, c *Cluster) {
 			t.Errorf("scheduler ended with %v", err)
 		}
 	})
+}
+
+// testSchedulerBindsVolumes lets the scheduler choose nodes for pods with
+// volumes: one that exists on one node, one that is made where its pod goes,
+// and one that a pod brings along.
+func testSchedulerBindsVolumes(t *testing.T, c *Cluster) {
+	client := c.Client
+	namespace := freshNamespace(t, client, "placed")
+	c.startScheduler(t)
 	local, made := namespace+"-static", namespace+"-made"
 	mode := storagev1.VolumeBindingWaitForFirstConsumer
 	for name, provisioner := range map[string]string{local: volume.NotSupportedProvisioner, made: hostconfig.LocalPathProvisioner} {

@@ -1,6 +1,9 @@
 package framework
 
-import v1 "k8s.io/api/core/v1"
+import (
+	v1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+)
 
 // EventKind is a kind of change in the cluster that may help a pod that did
 // not fit. Kinds are bits, so that a set of them is one number.
@@ -21,17 +24,23 @@ const (
 	CSINodeChanged    // a driver came to a node, or a limit of one grew
 	CapacityChanged   // storage came, or a driver stopped telling how much there is
 	AttachmentRemoved // of a volume to a node
+	DeviceClaimChanged
+	DevicesFreed   // by a claim
+	DevicesChanged // a slice or a class of devices came or changed
 
 	// Anything stands for an event of any kind.
 	Anything = NodeAdded | NodeAllocatableChanged | NodeLabelsChanged | NodeTaintsChanged | PodRemoved | PodAdded | Surroundings |
-		ClaimChanged | VolumeChanged | ClassChanged | CSINodeChanged | CapacityChanged | AttachmentRemoved
+		ClaimChanged | VolumeChanged | ClassChanged | CSINodeChanged | CapacityChanged | AttachmentRemoved |
+		DeviceClaimChanged | DevicesFreed | DevicesChanged
 )
 
-// Event is one change. Node, Pod and Claim are what changed, as it is now; nil: not
-// known, so whatever depends on it has to assume the best.
+// Event is one change. Node, Pod and the claims are what changed, as it is now;
+// nil: not known, so whatever depends on it has to assume the best.
 type Event struct {
 	Kind  EventKind
 	Node  *v1.Node
 	Pod   *v1.Pod
 	Claim *v1.PersistentVolumeClaim
+
+	DeviceClaim *resourcev1.ResourceClaim
 }

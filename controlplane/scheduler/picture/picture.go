@@ -45,6 +45,7 @@ type Picture struct {
 	budgets    map[string]map[string]*policyv1.PodDisruptionBudget
 
 	storage *Storage
+	devices *Devices
 }
 
 // Node is a node and what runs there.
@@ -79,7 +80,7 @@ func New() *Picture {
 		classes: map[classKey]*class{}, selections: map[string]*Selection{}, topologies: map[string]*Topology{},
 		terms: map[string]*Term{}, termsIn: map[string][]*Term{}, priorities: map[int32]int{}, holders: map[string]int{},
 		namespaces: map[string]labels.Set{}, services: map[string]map[string]labels.Set{},
-		budgets: map[string]map[string]*policyv1.PodDisruptionBudget{}, storage: newStorage(),
+		budgets: map[string]map[string]*policyv1.PodDisruptionBudget{}, storage: newStorage(), devices: newDevices(),
 	}
 }
 
@@ -95,14 +96,21 @@ func (p *Picture) Version() uint64 { return p.version }
 
 // VersionFor tells states of the picture apart, as far as they matter to a pod.
 func (p *Picture) VersionFor(pod *Pod) uint64 {
-	if len(pod.Claims) == 0 {
-		return p.version
+	version := p.version // all of them only grow
+	if len(pod.Claims) > 0 {
+		version += p.storage.version
 	}
-	return p.version + p.storage.version // both only grow
+	if len(pod.Object.Spec.ResourceClaims) > 0 {
+		version += p.devices.version
+	}
+	return version
 }
 
 // Storage is claims, volumes and what has to do with them.
 func (p *Picture) Storage() *Storage { return p.storage }
+
+// Devices is claims of devices, and what drivers offer.
+func (p *Picture) Devices() *Devices { return p.devices }
 
 // Shape changes with what nodes there are, their labels and taints, and with
 // namespaces, services and budgets; not with pods.

@@ -9,16 +9,16 @@ import (
 
 // Default is the profile of pods that name no other scheduler.
 func Default(client kubernetes.Interface) *framework.Profile {
-	volumes := NewVolumeBinding(client)
+	volumes, devices := NewVolumeBinding(client), NewDynamicResources(client)
 	return &framework.Profile{
 		Name:      v1.DefaultSchedulerName,
 		QueueSort: PrioritySort{},
 		Filters: []framework.FilterPlugin{
 			NodeUnschedulable{}, NodeName{}, TaintToleration{}, NodeAffinity{}, NodePorts{}, NodeResourcesFit{},
 			VolumeRestrictions{}, NodeVolumeLimits{}, volumes, VolumeZone{},
-			PodTopologySpread{}, InterPodAffinity{},
+			PodTopologySpread{}, InterPodAffinity{}, devices,
 		},
-		PostFilters: []framework.PostFilterPlugin{DefaultPreemption{Client: client}},
+		PostFilters: []framework.PostFilterPlugin{devices, DefaultPreemption{Client: client}},
 		Scores: []framework.Weighted{
 			{ScorePlugin: TaintToleration{}, Weight: 3},
 			{ScorePlugin: NodeAffinity{}, Weight: 2},
@@ -28,8 +28,8 @@ func Default(client kubernetes.Interface) *framework.Profile {
 			{ScorePlugin: InterPodAffinity{}, Weight: 2},
 			{ScorePlugin: ImageLocality{}, Weight: 1},
 		},
-		Reserves: []framework.ReservePlugin{volumes},
-		PreBinds: []framework.PreBindPlugin{volumes},
+		Reserves: []framework.ReservePlugin{volumes, devices},
+		PreBinds: []framework.PreBindPlugin{volumes, devices},
 		Bind:     APIBinder{Client: client},
 	}
 }

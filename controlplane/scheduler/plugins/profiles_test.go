@@ -37,11 +37,11 @@ profiles:
 	if weights["InterPodAffinity"] != 5 || weights["ImageLocality"] != 0 || weights["NodePreferAvoidPods"] != 10000 {
 		t.Errorf("weights %v", weights)
 	}
-	if len(packing.PostFilters) != 0 || packing.Filters[0].Name() != "NodeLabel" {
+	if len(packing.PostFilters) != 1 || packing.PostFilters[0].Name() != "DynamicResources" || packing.Filters[0].Name() != "NodeLabel" {
 		t.Errorf("filters %v, post-filters %v", packing.Filters, packing.PostFilters)
 	}
-	if n := len(profiles[1].PostFilters); n != 1 {
-		t.Errorf("the default profile has %d post-filters, want 1", n)
+	if n := len(profiles[1].PostFilters); n != 2 {
+		t.Errorf("the default profile has %d post-filters, want 2", n)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -21,7 +20,7 @@ import (
 	"clusterctl/controlplane/apiserver"
 	"clusterctl/controlplane/etcd"
 	"clusterctl/hostconfig"
-	"clusterctl/hostop"
+	"clusterctl/test/fixture"
 )
 
 // Cluster is an API server over an etcd member.
@@ -80,17 +79,9 @@ func start(ctx context.Context, dir string, logger *slog.Logger) (cluster *Clust
 	if err != nil {
 		return nil, nil, err
 	}
-	config := hostconfig.ControlPlane{
-		Cluster: hostconfig.Cluster{
-			Name: "test", Domain: "cluster.local", PodCIDR: "10.244.0.0/16", NodeMaskSize: 24,
-			ServiceCIDR: "10.96.0.0/16", DNSAddress: "10.96.0.10", NodePortRange: "30000-32767",
-			ControlPlanes: []string{loopback(ports[0])},
-		},
-		NodeName: "cp1", Address: advertised, Port: ports[0], PKIDir: filepath.Join(dir, "pki"),
-		Etcd: []string{"https://" + loopback(ports[1])}, Prefix: "/registry",
-		AuditLog: filepath.Join(dir, "audit", "audit.log"),
-	}
-	authorities, err := writePKI(hostconfig.PKI(config.PKIDir))
+	config := fixture.ControlPlane(dir, "cp1", advertised, ports[0], "https://"+loopback(ports[1]))
+	config.AuditLog = filepath.Join(dir, "audit", "audit.log")
+	authorities, err := fixture.WritePKI(hostconfig.PKI(config.PKIDir))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -150,21 +141,12 @@ func newServer(ctx context.Context, config hostconfig.ControlPlane, logger *slog
 
 // Anonymous is a configuration over TLS without credentials.
 func (c *Cluster) Anonymous() *rest.Config {
-	return &rest.Config{
-		Host:            "https://" + loopback(c.Config.Port),
-		TLSClientConfig: rest.TLSClientConfig{CAData: c.CA.Certificate(hostconfig.AuthorityCluster)},
-		QPS:             -1,
-	}
+	return fixture.Anonymous(c.CA, c.Config.Port)
 }
 
 // Certificate is a configuration with a client certificate of user in groups.
 func (c *Cluster) Certificate(user string, groups ...string) (*rest.Config, error) {
-	config := c.Anonymous()
-	var err error
-	config.CertData, config.KeyData, err = c.CA.Issue(hostop.Certificate{
-		Pair: user, Authority: hostconfig.AuthorityCluster, CommonName: user, Organization: groups, Client: true,
-	}, time.Now())
-	return config, err
+	return fixture.Certificate(c.CA, c.Config.Port, user, groups...)
 }
 
 // Token is a configuration with a bearer token.
@@ -174,57 +156,6 @@ func (c *Cluster) Token(token string) *rest.Config {
 	return config
 }
 
-// writePKI makes authorities and the certificates of one host at dir.
-func writePKI(dir hostconfig.PKI) (pki.Bundle, error) {
-	now := time.Now()
-	bundle, err := pki.NewBundle("test", now)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(dir.AuthorityDir(), 0o700); err != nil {
-		return nil, err
-	}
-	files := map[string][]byte{
-		dir.ClusterCA():    bundle.Certificate(hostconfig.AuthorityCluster),
-		dir.EtcdCA():       bundle.Certificate(hostconfig.AuthorityEtcd),
-		dir.FrontProxyCA(): bundle.Certificate(hostconfig.AuthorityFrontProxy),
-	}
-	for name, content := range bundle {
-		files[filepath.Join(dir.AuthorityDir(), name)] = content
-	}
-	for _, want := range []hostop.Certificate{
-		{Pair: hostconfig.PairAPIServer, Authority: hostconfig.AuthorityCluster, CommonName: "apiserver", DNSNames: []string{"localhost"}, IPs: []string{"127.0.0.1", "10.96.0.1"}, Server: true},
-		{Pair: hostconfig.PairAPIServerEtcd, Authority: hostconfig.AuthorityEtcd, CommonName: "apiserver", Client: true},
-		{Pair: hostconfig.PairAPIServerNode, Authority: hostconfig.AuthorityCluster, CommonName: "apiserver", Organization: []string{"clusterctl:apiserver"}, Client: true},
-		{Pair: hostconfig.PairFrontProxy, Authority: hostconfig.AuthorityFrontProxy, CommonName: "front-proxy", Client: true},
-		{Pair: hostconfig.PairEtcd, Authority: hostconfig.AuthorityEtcd, CommonName: "cp1", DNSNames: []string{"localhost"}, IPs: []string{"127.0.0.1"}, Client: true, Server: true},
-		{Pair: hostconfig.PairNodeServing, Authority: hostconfig.AuthorityCluster, CommonName: "system:node:node1", Organization: []string{"system:nodes"}, IPs: []string{"127.0.0.1"}, Server: true},
-	} {
-		cert, key, err := bundle.Issue(want, now)
-		if err != nil {
-			return nil, err
-		}
-		files[dir.Cert(want.Pair)], files[dir.Key(want.Pair)] = cert, key
-	}
-	for path, content := range files {
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			return nil, err
-		}
-	}
-	return bundle, nil
-}
+func freePorts(n int) ([]int, error) { return fixture.Ports(n) }
 
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer listener.Close()
-		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
-}
-
-func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+func loopback(port int) string { return fixture.Loopback(port) }

@@ -116,8 +116,8 @@ func (h *Hand) importArchive(ctx context.Context, archive io.Reader) ([]string, 
 		return nil, err
 	}
 	defer client.Close()
-	// An image that a person loads is not pinned: it may be collected.
-	found, err := h.importInto(ctx, client, archive, map[string]string{"io.cri-containerd.image": "managed"})
+	// An image that a person loads is pinned: no registry would give it again.
+	found, err := h.importInto(ctx, client, archive, imageLabels)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,187 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"clusterctl/nodeagent/stats"
+)
+
+// When images are collected: once their disk is fuller than CollectAbove
+// percent, until it is less full than CollectBelow. An image that has only
+// just come is spared.
+const (
+	CollectAbove  = 85
+	CollectBelow  = 80
+	minAge        = 2 * time.Minute
+	collectPeriod = 5 * time.Minute
+)
+
+// Collector removes images that nobody needs. Pinned images are never removed:
+// what clusterctl carries and what an operator loads has no registry to come
+// back from. Safe for concurrent use.
+type Collector struct {
+	Images     cri.ImageManagerService
+	Containers cri.ContainerManager
+	Wanted     func() []string                       // references that pods of this host name
+	Disk       func(path string) (stats.Disk, error) // stats.ReadDisk
+	Warn       func(reason, message string)          // for events of the node
+	Logger     *slog.Logger
+
+	mu   sync.Mutex
+	seen map[string]*record // by image ID
+}
+
+type record struct {
+	first, used time.Time
+}
+
+// Run collects images whenever their disk fills up, until ctx ends.
+func (c *Collector) Run(ctx context.Context) {
+	ticker := time.NewTicker(collectPeriod)
+	defer ticker.Stop()
+	for {
+		if err := c.tidy(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			c.Logger.Warn("cannot collect images", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// tidy frees what the disk is too full by.
+func (c *Collector) tidy(ctx context.Context, now time.Time) error {
+	if _, err := c.look(ctx, now); err != nil { // even if there is room: ages count from here
+		return err
+	}
+	disk, err := c.disk(ctx)
+	if err != nil {
+		return err
+	}
+	if disk.Total == 0 || 100-int(disk.Available*100/disk.Total) < CollectAbove {
+		return nil
+	}
+	excess := int64(disk.Total*(100-CollectBelow)/100) - int64(disk.Available)
+	freed, err := c.Collect(ctx, excess, now)
+	if err != nil {
+		return err
+	}
+	c.Logger.Info("collected images", "freed", freed, "wanted", excess)
+	if freed < excess {
+		c.Warn("FreeDiskSpaceFailed", fmt.Sprintf("Failed to garbage collect required amount of images. Attempted to free %d bytes, but only found %d bytes eligible to free.", excess, freed))
+	}
+	return nil
+}
+
+// disk is the file system that images lie on.
+func (c *Collector) disk(ctx context.Context) (stats.Disk, error) {
+	info, err := c.Images.ImageFsInfo(ctx)
+	if err != nil {
+		return stats.Disk{}, fmt.Errorf("find the file system of images: %w", err)
+	}
+	if len(info.GetImageFilesystems()) == 0 {
+		return stats.Disk{}, errors.New("find the file system of images: the runtime names none")
+	}
+	return c.Disk(info.ImageFilesystems[0].GetFsId().GetMountpoint())
+}
+
+// unused is an image that may go.
+type unused struct {
+	id   string
+	size int64
+	record
+}
+
+// Collect removes unused images, the longest unused first, until excess bytes
+// are free (all of them if it is negative). It returns how many it freed.
+func (c *Collector) Collect(ctx context.Context, excess int64, now time.Time) (int64, error) {
+	list, err := c.look(ctx, now)
+	if err != nil {
+		return 0, err
+	}
+	var freed int64
+	var faults []error
+	for _, image := range list {
+		if excess >= 0 && freed >= excess {
+			break
+		}
+		if now.Sub(image.first) < minAge {
+			continue
+		}
+		if err := c.Images.RemoveImage(ctx, &criv1.ImageSpec{Image: image.id}); err != nil {
+			faults = append(faults, fmt.Errorf("remove image %s: %w", image.id, err))
+			continue
+		}
+		c.Logger.Info("removed an unused image", "image", image.id, "bytes", image.size)
+		freed += image.size
+		c.mu.Lock()
+		delete(c.seen, image.id)
+		c.mu.Unlock()
+	}
+	return freed, errors.Join(faults...)
+}
+
+// look lists unused images, the longest unused first, and notes which are used.
+func (c *Collector) look(ctx context.Context, now time.Time) ([]unused, error) {
+	all, err := c.Images.ListImages(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	containers, err := c.Containers.ListContainers(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	used := map[string]bool{}
+	for _, container := range containers {
+		used[container.ImageId], used[container.ImageRef], used[container.GetImage().GetImage()] = true, true, true
+	}
+	for _, name := range c.Wanted() {
+		used[Normalize(name)] = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.seen == nil {
+		c.seen = map[string]*record{}
+	}
+	var list []unused
+	present := map[string]bool{}
+	for _, image := range all {
+		present[image.Id] = true
+		r := c.seen[image.Id]
+		if r == nil {
+			r = &record{first: now}
+			c.seen[image.Id] = r
+		}
+		isUsed := func(name string) bool { return used[name] }
+		if used[image.Id] || slices.ContainsFunc(image.RepoTags, isUsed) || slices.ContainsFunc(image.RepoDigests, isUsed) {
+			r.used = now
+			continue
+		}
+		if !image.Pinned {
+			list = append(list, unused{image.Id, int64(image.Size), *r})
+		}
+	}
+	for id := range c.seen {
+		if !present[id] {
+			delete(c.seen, id)
+		}
+	}
+	slices.SortFunc(list, func(a, b unused) int {
+		if d := a.used.Compare(b.used); d != 0 {
+			return d
+		}
+		return a.first.Compare(b.first)
+	})
+	return list, nil
+}

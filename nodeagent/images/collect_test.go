@@ -1,0 +1,98 @@
+package images
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"clusterctl/nodeagent/stats"
+)
+
+// shelf is a runtime's images and the containers that use them.
+type shelf struct {
+	cri.ImageManagerService
+	cri.ContainerManager
+	images     []*criv1.Image
+	containers []*criv1.Container
+}
+
+func (s *shelf) ListImages(context.Context, *criv1.ImageFilter) ([]*criv1.Image, error) {
+	return s.images, nil
+}
+
+func (s *shelf) ListContainers(context.Context, *criv1.ContainerFilter) ([]*criv1.Container, error) {
+	return s.containers, nil
+}
+
+func (s *shelf) RemoveImage(_ context.Context, spec *criv1.ImageSpec) error {
+	s.images = slices.DeleteFunc(s.images, func(i *criv1.Image) bool { return i.Id == spec.Image })
+	return nil
+}
+
+func (s *shelf) ImageFsInfo(context.Context) (*criv1.ImageFsInfoResponse, error) {
+	return &criv1.ImageFsInfoResponse{ImageFilesystems: []*criv1.FilesystemUsage{{FsId: &criv1.FilesystemIdentifier{Mountpoint: "/images"}}}}, nil
+}
+
+func TestCollect(t *testing.T) {
+	s := &shelf{
+		images: []*criv1.Image{
+			{Id: "pinned", Size: 10, Pinned: true},
+			{Id: "running", Size: 10},
+			{Id: "named", Size: 10, RepoTags: []string{"docker.io/library/named:1"}},
+			{Id: "old", Size: 10},
+			{Id: "older", Size: 10},
+		},
+		containers: []*criv1.Container{{ImageId: "running"}, {ImageId: "old"}},
+	}
+	var warned string
+	disk := stats.Disk{Total: 100, Available: 14}
+	c := &Collector{
+		Images: s, Containers: s, Wanted: func() []string { return []string{"named:1"} }, Logger: slog.New(slog.DiscardHandler),
+		Disk: func(path string) (stats.Disk, error) {
+			if path != "/images" {
+				t.Errorf("measured %s", path)
+			}
+			return disk, nil
+		},
+		Warn: func(_, message string) { warned = message },
+	}
+	left := func() (ids []string) {
+		for _, image := range s.images {
+			ids = append(ids, image.Id)
+		}
+		return ids
+	}
+	start := time.Unix(1_000_000, 0)
+	tidy := func(after time.Duration) {
+		t.Helper()
+		if err := c.tidy(t.Context(), start.Add(after)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tidy(0)
+	if len(s.images) != 5 || warned == "" {
+		t.Errorf("an image that has just come is removed: %v, said %q", left(), warned)
+	}
+	s.containers = s.containers[:1] // "old" was used until now
+	s.images = append(s.images, &criv1.Image{Id: "fresh", Size: 10})
+	tidy(3 * time.Minute)
+	if got, want := left(), []string{"pinned", "running", "named", "old", "fresh"}; !slices.Equal(got, want) {
+		t.Errorf("the longest unused goes first: left %v, want %v", got, want)
+	}
+	disk.Available = 16
+	tidy(10 * time.Minute)
+	if len(s.images) != 5 {
+		t.Errorf("removed without need: %v", left())
+	}
+	if freed, err := c.Collect(t.Context(), -1, start.Add(10*time.Minute)); err != nil || freed != 20 {
+		t.Errorf("freed %d, %v", freed, err)
+	}
+	if got, want := left(), []string{"pinned", "running", "named"}; !slices.Equal(got, want) {
+		t.Errorf("left %v, want %v", got, want)
+	}
+}

@@ -86,6 +86,19 @@ type NodeAgent struct {
 	// Reserved is kept from pods, as quantities: cpu, memory,
 	// ephemeral-storage, pid.
 	Reserved map[string]string `json:"reserved,omitempty"`
+	// Eviction is when pods have to go because the host runs short.
+	Eviction Eviction `json:"eviction,omitzero"`
+}
+
+// Eviction says how little of something may be left: by signal
+// ("memory.available", "nodefs.available", …) a quantity or a percentage.
+type Eviction struct {
+	Hard               map[string]string `json:"hard,omitempty"` // nil: as Kubernetes has it
+	Soft               map[string]string `json:"soft,omitempty"`
+	SoftGraceSeconds   map[string]int    `json:"softGraceSeconds,omitempty"`
+	MinimumReclaim     map[string]string `json:"minimumReclaim,omitempty"`
+	MaxPodGraceSeconds int               `json:"maxPodGraceSeconds,omitempty"` // for soft ones
+	TransitionSeconds  int               `json:"transitionSeconds,omitempty"`  // 0: 300
 }
 
 // Taint is a node taint as the Kubernetes API has it.

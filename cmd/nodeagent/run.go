@@ -25,6 +25,7 @@ import (
 	"clusterctl/nodeagent/apilb"
 	"clusterctl/nodeagent/certs"
 	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/network"
 	"clusterctl/nodeagent/node"
 	"clusterctl/nodeagent/pods"
@@ -110,11 +111,18 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	if err != nil {
 		return err
 	}
+	evictions, err := eviction.Parse(config.Eviction)
+	if err != nil {
+		return err
+	}
+	var agent *pods.Agent
 	self := node.New(node.Config{
-		Agent: config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
+		Pressures: func() []v1.NodeConditionType { return agent.Pressures() },
+		Agent:     config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
 	recorder, stopEvents := newRecorder(client, config.NodeName)
 	defer stopEvents()
-	agent := pods.New(ctx, pods.Config{
+	agent = pods.New(ctx, pods.Config{
+		Eviction: evictions,
 		StateDir: config.StateDir, LogDir: hostconfig.PodLogs,
 		Domain: config.Cluster.Domain, DNSAddress: config.Cluster.DNSAddress,
 		HostIPs: []string{config.Address}, MemoryCapacity: int64(memory.Total),

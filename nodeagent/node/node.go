@@ -40,6 +40,8 @@ type Config struct {
 	Lister  corelisters.NodeLister // may be behind; Registered is used until it knows the node
 	Runtime *runtime.Runtime
 	Logger  *slog.Logger
+	// Pressures are what the host runs short of; nil: nothing.
+	Pressures func() []v1.NodeConditionType
 }
 
 // Node is this host's Node object. Safe for concurrent use.

@@ -25,13 +25,11 @@ import (
 // to, and whose it is.
 const Version = "v1.36.3-clusterctl"
 
-// Below these the node calls itself short of something.
 const (
-	memoryFloor  = 100 << 20
-	diskFloor    = 0.05 // of the file system
-	maxImages    = 50
-	defaultPods  = 110
-	reservedPIDs = 0.05
+	memoryFloor = 100 << 20 // kept from pods, so that they are not evicted for using what they asked for
+	diskFloor   = 0.10      // likewise, of the file system
+	maxImages   = 50
+	defaultPods = 110
 )
 
 func hostLabels(name string) map[string]string {
@@ -48,8 +46,8 @@ func hostLabels(name string) map[string]string {
 func (n *Node) describe(ctx context.Context, status *v1.NodeStatus) {
 	status.Addresses = addresses(n.Agent)
 	status.DaemonEndpoints.KubeletEndpoint.Port = hostconfig.PortNodeAgent
-	memory, memoryErr := stats.ReadMemory()
-	disk, diskErr := stats.ReadDisk(n.Agent.StateDir)
+	memory, _ := stats.ReadMemory()
+	disk, _ := stats.ReadDisk(n.Agent.StateDir)
 	n.capacity(status, memory, disk)
 	version, versionErr := n.Runtime.Version(ctx, "v1")
 	status.NodeInfo = systemInfo()
@@ -69,17 +67,21 @@ func (n *Node) describe(ctx context.Context, status *v1.NodeStatus) {
 	set := func(kind v1.NodeConditionType, on bool, reason, message string) {
 		setCondition(status, kind, on, reason, message, metav1.Now().Rfc3339Copy())
 	}
-	if memoryErr == nil && memory.Available < memoryFloor {
+	var pressures []v1.NodeConditionType
+	if n.Pressures != nil {
+		pressures = n.Pressures()
+	}
+	if slices.Contains(pressures, v1.NodeMemoryPressure) {
 		set(v1.NodeMemoryPressure, true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
 	} else {
 		set(v1.NodeMemoryPressure, false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
 	}
-	if diskErr == nil && disk.Total > 0 && float64(disk.Available) < diskFloor*float64(disk.Total) {
+	if slices.Contains(pressures, v1.NodeDiskPressure) {
 		set(v1.NodeDiskPressure, true, "KubeletHasDiskPressure", "kubelet has disk pressure")
 	} else {
 		set(v1.NodeDiskPressure, false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
 	}
-	if used, limit := stats.PIDs(); limit > 0 && float64(limit-min(used, limit)) < reservedPIDs*float64(limit) {
+	if slices.Contains(pressures, v1.NodePIDPressure) {
 		set(v1.NodePIDPressure, true, "KubeletHasInsufficientPID", "kubelet has insufficient PID available")
 	} else {
 		set(v1.NodePIDPressure, false, "KubeletHasSufficientPID", "kubelet has sufficient PID available")

@@ -18,10 +18,12 @@ import (
 
 	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/objects"
 	"clusterctl/nodeagent/probes"
 	"clusterctl/nodeagent/runtime"
+	"clusterctl/nodeagent/stats"
 	"clusterctl/nodeagent/volumes"
 )
 
@@ -52,6 +54,7 @@ type Config struct {
 	DNSAddress     string // of the cluster's DNS service; empty without one
 	HostIPs        []string
 	MemoryCapacity int64 // of the host, in bytes
+	Eviction       eviction.Settings
 
 	Client   kubernetes.Interface
 	Runtime  *runtime.Runtime
@@ -77,7 +80,9 @@ type Agent struct {
 	probes  *probes.Manager
 	began   time.Time
 
-	ledger *ledger
+	ledger    *ledger
+	evictions *eviction.Manager
+	collector *images.Collector
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -90,6 +95,8 @@ type Agent struct {
 func New(ctx context.Context, config Config) *Agent {
 	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now()}
 	a.ledger = newLedger(config.Node, a.Wake)
+	a.evictions = eviction.New(config.Eviction, host{a}, config.Logger)
+	a.ledger.refuse = a.evictions.Admit
 	a.Objects = objects.New(ctx, config.Client, a.refresh)
 	a.Volumes = volumes.New(volumes.Config{
 		PodsDir:     filepath.Join(config.StateDir, "pods"),
@@ -102,6 +109,10 @@ func New(ctx context.Context, config Config) *Agent {
 		Logger:      config.Logger,
 	})
 	a.images = images.New(config.Runtime.Images, 4)
+	a.collector = &images.Collector{
+		Images: config.Runtime.Images, Containers: config.Runtime.RuntimeService, Wanted: a.imageNames,
+		Disk: stats.ReadDisk, Warn: host{a}.Warn, Logger: config.Logger,
+	}
 	a.probes = probes.New(ctx, a.execSync, a.Wake, a.unhealthy)
 	return a
 }
@@ -141,6 +152,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.wg.Go(func() { a.rotateLogs(ctx) })
 	a.wg.Go(func() { a.Volumes.Sweep(ctx) })
 	a.wg.Go(func() { a.balance(ctx) })
+	a.wg.Go(func() { a.collector.Run(ctx) })
+	a.wg.Go(func() { a.evictions.Run(ctx) })
 	for a.adoptOrphans(ctx) != nil {
 		select {
 		case <-ctx.Done():

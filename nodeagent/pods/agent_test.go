@@ -35,15 +35,16 @@ func (noCgroups) Pods() []types.UID                    { return nil }
 
 // bench is an agent between a fake API and a fake runtime.
 type bench struct {
-	t      *testing.T
-	client *fake.Clientset
-	cri    *critest.FakeRuntimeService
-	images *critest.FakeImageService
-	dir    string
-	node   *v1.Node // nil: room for everything
-	groups Cgroups
-	static manifests
-	stop   func()
+	t       *testing.T
+	client  *fake.Clientset
+	cri     *critest.FakeRuntimeService
+	images  *critest.FakeImageService
+	dir     string
+	node    *v1.Node // nil: room for everything
+	groups  Cgroups
+	static  manifests
+	running *Agent
+	stop    func()
 }
 
 func newBench(t *testing.T) *bench {
@@ -78,6 +79,7 @@ func (b *bench) agent(ctx context.Context, cri internalapi.RuntimeService) *Agen
 func (b *bench) start() {
 	ctx, cancel := context.WithCancel(b.t.Context())
 	agent := b.agent(ctx, b.cri)
+	b.running = agent
 	done := make(chan error, 1)
 	go func() { done <- agent.Run(ctx) }()
 	b.stop = func() {

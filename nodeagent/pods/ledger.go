@@ -19,7 +19,8 @@ type ledger struct {
 	node func() *v1.Node // nil before it is known: then everything fits
 	wake func(types.UID) // the fate of the pod's wish has changed
 
-	changed chan struct{} // told when anybody's room has changed
+	refuse  func(*v1.Pod) (reason, message string) // for more reasons than room; nil: never
+	changed chan struct{}                          // told when anybody's room has changed
 
 	mu      sync.Mutex
 	entries map[types.UID]*entry
@@ -65,11 +66,15 @@ func (l *ledger) grant(pod *v1.Pod) {
 func (l *ledger) admit(pod *v1.Pod) (reason, message string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if node := l.node(); node != nil {
-		if reason, message = Admit(node, l.others(pod.UID), pod); reason != "" {
-			delete(l.entries, pod.UID)
-			return reason, message
-		}
+	if l.refuse != nil {
+		reason, message = l.refuse(pod)
+	}
+	if node := l.node(); node != nil && reason == "" {
+		reason, message = Admit(node, l.others(pod.UID), pod)
+	}
+	if reason != "" {
+		delete(l.entries, pod.UID)
+		return reason, message
 	}
 	l.entries[pod.UID] = &entry{room: pod}
 	l.tell()

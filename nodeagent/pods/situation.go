@@ -35,11 +35,12 @@ type Situation struct {
 
 // End is why and how a pod has to end.
 type End struct {
-	Phase   v1.PodPhase // to report when everything has stopped; empty to derive it
-	Reason  string
-	Message string
-	Grace   int64     // seconds for containers to stop in
-	Since   time.Time // when it was noticed
+	Phase     v1.PodPhase // to report when everything has stopped; empty to derive it
+	Reason    string
+	Message   string
+	Disrupted string    // reason of the DisruptionTarget condition; empty for none
+	Grace     int64     // seconds for containers to stop in
+	Since     time.Time // when it was noticed
 }
 
 // History is what the worker remembers of a container. It is lost with the

@@ -278,6 +278,9 @@ func conditions(s *Situation, status *v1.PodStatus) {
 		}
 	}
 	set(v1.PodReady, ready, reason, message)
+	if s.End != nil && s.End.Disrupted != "" {
+		set(v1.DisruptionTarget, true, s.End.Disrupted, s.End.Message)
+	}
 	if c := condition(status, v1.PodScheduled); c == nil {
 		set(v1.PodScheduled, true, "", "")
 	} else if c.Status == v1.ConditionTrue {

@@ -1,0 +1,275 @@
+package eviction
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"clusterctl/hostconfig"
+)
+
+func testPod(name string, priority int32, memory string) *v1.Pod {
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)}, Spec: v1.PodSpec{
+		Priority: &priority, Containers: []v1.Container{{Name: "c"}}}}
+	if memory != "" {
+		pod.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceMemory: resource.MustParse(memory)}
+	}
+	return pod
+}
+
+// world is a host that a test runs short of things.
+type world struct {
+	seen    Observations
+	pods    []*v1.Pod
+	usage   map[string]Usage
+	images  int64 // bytes that unused ones take
+	evicted []string
+	said    []string
+}
+
+func (w *world) Observe(context.Context) Observations {
+	copied := Observations{}
+	for s, o := range w.seen {
+		copied[s] = o
+	}
+	return copied
+}
+func (w *world) Pods() []*v1.Pod { return w.pods }
+func (w *world) Usage(_ context.Context, pod *v1.Pod) (Usage, error) {
+	return w.usage[pod.Name], nil
+}
+func (w *world) FreeImages(context.Context) error {
+	o := w.seen[ImageDisk]
+	o.Available += w.images
+	w.images, w.seen[ImageDisk] = 0, o
+	return nil
+}
+func (w *world) Evict(pod *v1.Pod, grace time.Duration, message string, _ bool) bool {
+	w.evicted = append(w.evicted, pod.Name+" "+grace.String()+" "+message)
+	w.pods = slices.DeleteFunc(slices.Clone(w.pods), func(p *v1.Pod) bool { return p == pod })
+	return true
+}
+func (w *world) Warn(reason, message string) { w.said = append(w.said, reason+" "+message) }
+
+func newManager(t *testing.T, c hostconfig.Eviction, w *world) *Manager {
+	t.Helper()
+	settings, err := Parse(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(settings, w, slog.New(slog.DiscardHandler))
+}
+
+func TestParse(t *testing.T) {
+	s, err := Parse(hostconfig.Eviction{})
+	if err != nil || len(s.Thresholds) != 5 || s.Transition != 5*time.Minute {
+		t.Errorf("defaults: %+v %v", s, err)
+	}
+	for _, c := range []struct {
+		e   hostconfig.Eviction
+		say string
+	}{
+		{hostconfig.Eviction{Hard: map[string]string{"memory": "1"}}, "no such signal"},
+		{hostconfig.Eviction{Hard: map[string]string{"memory.available": "101%"}}, "share"},
+		{hostconfig.Eviction{Hard: map[string]string{"memory.available": "-1"}}, "negative"},
+		{hostconfig.Eviction{Hard: map[string]string{"memory.available": "lots"}}, "parse"},
+		{hostconfig.Eviction{Soft: map[string]string{"memory.available": "1Gi"}}, "softGraceSeconds"},
+		{hostconfig.Eviction{MinimumReclaim: map[string]string{"memory.available": "x"}}, "minimum to reclaim"},
+	} {
+		if _, err := Parse(c.e); err == nil || !strings.Contains(err.Error(), c.say) {
+			t.Errorf("%+v: got %v, want %q", c.e, err, c.say)
+		}
+	}
+	off, err := Parse(hostconfig.Eviction{Hard: map[string]string{"memory.available": "0"}})
+	if err != nil || len(off.Thresholds) != 0 {
+		t.Errorf("switched off: %+v %v", off, err)
+	}
+}
+
+func TestHardThresholdEvictsTheGreediest(t *testing.T) {
+	w := &world{
+		seen: Observations{Memory: {Available: 50 << 20, Capacity: 1 << 30}},
+		pods: []*v1.Pod{testPod("modest", 0, "64Mi"), testPod("greedy", 0, "64Mi"), testPod("dear", 10, ""), testPod("vital", systemCritical, "")},
+		usage: map[string]Usage{
+			"modest": {Memory: 10 << 20}, "dear": {Memory: 1 << 30}, "vital": {Memory: 1 << 30},
+			"greedy": {Memory: 128 << 20, Containers: map[string]ContainerUsage{"c": {Memory: 128 << 20}}},
+		},
+	}
+	m := newManager(t, hostconfig.Eviction{}, w)
+	now := time.Unix(1000, 0)
+	m.step(t.Context(), now)
+	want := "greedy 1s The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. " +
+		"Container c was using 128Mi, request is 64Mi, has larger consumption of memory. "
+	if len(w.evicted) != 1 || w.evicted[0] != want {
+		t.Errorf("got %q, want %q", w.evicted, want)
+	}
+	if len(w.said) != 1 || w.said[0] != "EvictionThresholdMet Attempting to reclaim memory" {
+		t.Errorf("said %q", w.said)
+	}
+	if p := m.Pressures(); len(p) != 1 || p[0] != v1.NodeMemoryPressure {
+		t.Errorf("pressures %v", p)
+	}
+	for i, want := range []string{"greedy", "dear", "modest"} {
+		m.step(t.Context(), now.Add(time.Duration(i)*time.Minute))
+		if i > 0 && !strings.HasPrefix(w.evicted[i], want) {
+			t.Errorf("got %q, want %s next", w.evicted, want)
+		}
+	}
+	m.step(t.Context(), now.Add(5*time.Minute))
+	if len(w.evicted) != 3 || len(w.pods) != 1 {
+		t.Errorf("evicted %q, left %d", w.evicted, len(w.pods))
+	}
+	// The pressure is reported for a while after it has gone.
+	w.seen[Memory] = Observation{Available: 1 << 29, Capacity: 1 << 30}
+	m.step(t.Context(), now.Add(9*time.Minute))
+	if len(m.Pressures()) != 1 {
+		t.Error("the pressure is gone at once")
+	}
+	m.step(t.Context(), now.Add(10*time.Minute))
+	if len(m.Pressures()) != 0 {
+		t.Error("the pressure never goes")
+	}
+}
+
+func TestSoftThresholdWaitsAndReclaims(t *testing.T) {
+	grace := int64(60)
+	w := &world{seen: Observations{PIDs: {Available: 50, Capacity: 1000}}}
+	for _, name := range []string{"a", "b"} {
+		pod := testPod(name, 0, "")
+		pod.Spec.TerminationGracePeriodSeconds = &grace
+		w.pods = append(w.pods, pod)
+	}
+	w.usage = map[string]Usage{"a": {Processes: 2}, "b": {Processes: 1}}
+	m := newManager(t, hostconfig.Eviction{
+		Hard: map[string]string{}, Soft: map[string]string{"pid.available": "100"}, SoftGraceSeconds: map[string]int{"pid.available": 30},
+		MinimumReclaim: map[string]string{"pid.available": "50"}, MaxPodGraceSeconds: 10,
+	}, w)
+	now := time.Unix(1000, 0)
+	m.step(t.Context(), now)
+	m.step(t.Context(), now.Add(29*time.Second))
+	if len(w.evicted) != 0 || len(m.Pressures()) != 1 {
+		t.Errorf("evicted %q, pressures %v", w.evicted, m.Pressures())
+	}
+	m.step(t.Context(), now.Add(30*time.Second))
+	if len(w.evicted) != 1 || !strings.HasPrefix(w.evicted[0], "a 10s The node was low on resource: pids. Threshold quantity: 100, available: 50. ") {
+		t.Errorf("evicted %q", w.evicted)
+	}
+	w.seen[PIDs] = Observation{Available: 149, Capacity: 1000} // enough, but not what has to be reclaimed
+	m.step(t.Context(), now.Add(40*time.Second))
+	if len(w.evicted) != 2 {
+		t.Errorf("evicted %q: what has to be reclaimed is not", w.evicted)
+	}
+	w.seen[PIDs] = Observation{Available: 150, Capacity: 1000}
+	m.step(t.Context(), now.Add(50*time.Second))
+	w.seen[PIDs] = Observation{Available: 101, Capacity: 1000}
+	w.pods = []*v1.Pod{testPod("c", 0, "")}
+	m.step(t.Context(), now.Add(60*time.Second))
+	if len(w.evicted) != 2 {
+		t.Errorf("evicted %q without need", w.evicted)
+	}
+}
+
+func TestDiskIsFreedOfImagesFirst(t *testing.T) {
+	w := &world{
+		seen:   Observations{ImageDisk: {Available: 10, Capacity: 100}},
+		pods:   []*v1.Pod{testPod("a", 0, "")},
+		images: 20,
+	}
+	m := newManager(t, hostconfig.Eviction{}, w)
+	m.step(t.Context(), time.Unix(1000, 0))
+	if len(w.evicted) != 0 || w.images != 0 {
+		t.Errorf("evicted %q, images left %d", w.evicted, w.images)
+	}
+	w.seen[ImageDisk] = Observation{Available: 10, Capacity: 100}
+	m.step(t.Context(), time.Unix(1010, 0))
+	if len(w.evicted) != 1 || !strings.Contains(w.evicted[0], "low on resource: ephemeral-storage. Threshold quantity: 15, available: 10. ") {
+		t.Errorf("evicted %q", w.evicted)
+	}
+}
+
+func TestAdmitUnderPressure(t *testing.T) {
+	tolerant := testPod("tolerant", 0, "")
+	tolerant.Spec.Tolerations = []v1.Toleration{{Key: v1.TaintNodeMemoryPressure, Operator: v1.TolerationOpExists, Effect: v1.TaintEffectNoSchedule}}
+	for _, c := range []struct {
+		short []Signal
+		pod   *v1.Pod
+		say   string
+	}{
+		{nil, testPod("best", 0, ""), ""},
+		{[]Signal{Memory}, testPod("best", 0, ""), "The node had condition: [MemoryPressure]. "},
+		{[]Signal{Memory}, testPod("burstable", 0, "1Mi"), ""},
+		{[]Signal{Memory}, tolerant, ""},
+		{[]Signal{Memory}, testPod("vital", systemCritical, ""), ""},
+		{[]Signal{Memory, NodeDisk}, testPod("burstable", 0, "1Mi"), "The node had condition: [DiskPressure MemoryPressure]. "},
+		{[]Signal{NodeInodes}, tolerant, "The node had condition: [DiskPressure]. "},
+	} {
+		w := &world{seen: Observations{}}
+		for _, s := range c.short {
+			w.seen[s] = Observation{Available: 1, Capacity: 1000}
+		}
+		m := newManager(t, hostconfig.Eviction{}, w)
+		m.step(t.Context(), time.Unix(1000, 0))
+		if reason, message := m.Admit(c.pod); message != c.say || (reason == "") != (c.say == "") {
+			t.Errorf("%v, %s: got %q %q, want %q", c.short, c.pod.Name, reason, message, c.say)
+		}
+	}
+}
+
+func TestOutgrown(t *testing.T) {
+	limit := resource.MustParse("1Mi")
+	pod := testPod("p", 0, "")
+	pod.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
+	pod.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("2Mi")}
+	for _, c := range []struct {
+		usage Usage
+		say   string
+	}{
+		{Usage{EmptyDirs: map[string]int64{"v": 1 << 20}}, ""},
+		{Usage{EmptyDirs: map[string]int64{"v": 1<<20 + 1}}, `Usage of EmptyDir volume "v" exceeds the limit "1Mi". `},
+		{Usage{Disk: 2<<20 + 1}, "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. "},
+		{Usage{Containers: map[string]ContainerUsage{"c": {Disk: 2<<20 + 1}}}, `Container c exceeded its local ephemeral storage limit "2Mi". `},
+	} {
+		if got := Outgrown(Pod{pod, c.usage}); got != c.say {
+			t.Errorf("got %q, want %q", got, c.say)
+		}
+	}
+	if !HasStorageLimits(pod) || HasStorageLimits(testPod("q", 0, "1Mi")) {
+		t.Error("which pods have limits of storage?")
+	}
+	w := &world{seen: Observations{}, pods: []*v1.Pod{pod}, usage: map[string]Usage{"p": {EmptyDirs: map[string]int64{"v": 2 << 20}}}}
+	newManager(t, hostconfig.Eviction{}, w).step(t.Context(), time.Unix(1000, 0))
+	if len(w.evicted) != 1 {
+		t.Errorf("evicted %q", w.evicted)
+	}
+}
+
+// TestRankSparesTheModest: whoever stays within what it asked for never goes
+// before one of no higher priority that does not.
+func TestRankSparesTheModest(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		var pods []Pod
+		for range rapid.IntRange(1, 8).Draw(r, "pods") {
+			pod := testPod("p", int32(rapid.IntRange(0, 2).Draw(r, "priority")), []string{"", "1Mi", "8Mi"}[rapid.IntRange(0, 2).Draw(r, "request")])
+			pods = append(pods, Pod{pod, Usage{Memory: int64(rapid.IntRange(0, 16<<20).Draw(r, "usage"))}})
+		}
+		Rank(pods, v1.ResourceMemory)
+		exceeds := func(p Pod) bool {
+			return p.Memory > p.Spec.Containers[0].Resources.Requests.Memory().Value()
+		}
+		for i := 1; i < len(pods); i++ {
+			a, b := pods[i-1], pods[i]
+			if exceeds(b) && !exceeds(a) || exceeds(a) == exceeds(b) && priority(a.Pod) > priority(b.Pod) {
+				r.Fatalf("%+v goes before %+v", a, b)
+			}
+		}
+	})
+}

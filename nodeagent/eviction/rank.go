@@ -1,0 +1,147 @@
+package eviction
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
+)
+
+// Usage is what a pod uses, in bytes and counts.
+type Usage struct {
+	Memory     int64
+	Disk       int64 // containers, their logs, and volumes on the node's disk
+	Inodes     int64
+	Processes  int64
+	Containers map[string]ContainerUsage
+	EmptyDirs  map[string]int64 // by volume, those on disk
+}
+
+// ContainerUsage is what one container uses, in bytes.
+type ContainerUsage struct {
+	Memory, Disk int64 // Disk: what it wrote, and its logs
+}
+
+func (u Usage) of(name v1.ResourceName) int64 {
+	switch name {
+	case v1.ResourceMemory:
+		return u.Memory
+	case v1.ResourceEphemeralStorage:
+		return u.Disk
+	case "inodes":
+		return u.Inodes
+	}
+	return u.Processes
+}
+
+// Pod is a pod that runs, and what it uses.
+type Pod struct {
+	*v1.Pod
+	Usage
+}
+
+// Rank sorts pods, the first to be evicted first: those that use more of the
+// resource than they asked for, those of the lowest priority, those that are
+// the furthest beyond what they asked for.
+func Rank(pods []Pod, name v1.ResourceName) {
+	beyond := func(p Pod) int64 {
+		requests := resourcehelper.PodRequests(p.Pod, resourcehelper.PodResourcesOptions{})
+		asked := requests[name]
+		return p.of(name) - asked.Value()
+	}
+	exceeds := func(p Pod) int {
+		if (name == v1.ResourceMemory || name == v1.ResourceEphemeralStorage) && beyond(p) > 0 {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(pods, func(a, b Pod) int {
+		return cmp.Or(cmp.Compare(exceeds(a), exceeds(b)), cmp.Compare(priority(a.Pod), priority(b.Pod)), cmp.Compare(beyond(b), beyond(a)))
+	})
+}
+
+func priority(pod *v1.Pod) int32 {
+	if p := pod.Spec.Priority; p != nil {
+		return *p
+	}
+	return 0
+}
+
+// systemCritical is the lowest priority of pods that the cluster cannot do
+// without.
+const systemCritical = 2_000_000_000
+
+// Critical says that the pod is spared: the host or the cluster needs it, or
+// nobody would start it again.
+func Critical(pod *v1.Pod) bool {
+	return pod.Annotations["kubernetes.io/config.source"] == "file" || priority(pod) >= systemCritical
+}
+
+// explain says why a pod is evicted for a threshold.
+func explain(pod Pod, t Threshold, o Observations) string {
+	name := t.Signal.resource()
+	var b strings.Builder
+	fmt.Fprintf(&b, "The node was low on resource: %v. ", name)
+	fmt.Fprintf(&b, "Threshold quantity: %v, available: %v. ", t.Least.quantity(o[t.Signal].Capacity), o.quantity(t.Signal))
+	if name != v1.ResourceMemory && name != v1.ResourceEphemeralStorage {
+		return b.String()
+	}
+	for _, list := range [][]v1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			used, ok := pod.Containers[list[i].Name]
+			if !ok {
+				continue
+			}
+			amount := used.Memory
+			if name == v1.ResourceEphemeralStorage {
+				amount = used.Disk
+			}
+			request := list[i].Resources.Requests[name]
+			if q := resource.NewQuantity(amount, resource.BinarySI); q.Cmp(request) > 0 {
+				fmt.Fprintf(&b, "Container %s was using %s, request is %s, has larger consumption of %v. ", list[i].Name, q, request.String(), name)
+			}
+		}
+	}
+	return b.String()
+}
+
+// HasStorageLimits says that a pod's local storage has to be watched.
+func HasStorageLimits(pod *v1.Pod) bool {
+	for i := range pod.Spec.Volumes {
+		if e := pod.Spec.Volumes[i].EmptyDir; e != nil && e.Medium == v1.StorageMediumDefault && e.SizeLimit != nil && e.SizeLimit.Sign() > 0 {
+			return true
+		}
+	}
+	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
+	_, ok := limits[v1.ResourceEphemeralStorage]
+	return ok
+}
+
+// Outgrown says which limit of local storage the pod exceeds; empty if none.
+func Outgrown(pod Pod) string {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.EmptyDir == nil || v.EmptyDir.SizeLimit == nil || v.EmptyDir.SizeLimit.Sign() <= 0 {
+			continue
+		}
+		if used, ok := pod.EmptyDirs[v.Name]; ok && used > v.EmptyDir.SizeLimit.Value() {
+			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())
+		}
+	}
+	limits := resourcehelper.PodLimits(pod.Pod, resourcehelper.PodResourcesOptions{})
+	if limit, ok := limits[v1.ResourceEphemeralStorage]; ok && pod.Disk > limit.Value() {
+		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", limit.String())
+	}
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		limit := c.Resources.Limits.StorageEphemeral()
+		if !limit.IsZero() && pod.Containers[c.Name].Disk > limit.Value() {
+			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit.String())
+		}
+	}
+	return ""
+}

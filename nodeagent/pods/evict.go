@@ -1,0 +1,188 @@
+package pods
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"clusterctl/nodeagent/eviction"
+	"clusterctl/nodeagent/runtime"
+	"clusterctl/nodeagent/stats"
+)
+
+// Pressures are what the host runs short of.
+func (a *Agent) Pressures() []v1.NodeConditionType { return a.evictions.Pressures() }
+
+// imageNames are the images that pods of this host name.
+func (a *Agent) imageNames() []string {
+	var names []string
+	for _, pod := range a.ledger.rooms() {
+		for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+			for i := range list {
+				names = append(names, list[i].Image)
+			}
+		}
+		for i := range pod.Spec.EphemeralContainers {
+			names = append(names, pod.Spec.EphemeralContainers[i].Image)
+		}
+		for i := range pod.Spec.Volumes {
+			if image := pod.Spec.Volumes[i].Image; image != nil {
+				names = append(names, image.Reference)
+			}
+		}
+	}
+	return names
+}
+
+// host is the agent as evictions see it.
+type host struct{ *Agent }
+
+func (h host) Pods() []*v1.Pod { return h.ledger.rooms() }
+
+// Warn records an event of the node.
+func (h host) Warn(reason, message string) {
+	if node := h.Config.Node(); node != nil {
+		h.Recorder.Event(&v1.ObjectReference{Kind: "Node", Name: node.Name, UID: types.UID(node.Name)}, v1.EventTypeWarning, reason, message)
+	}
+}
+
+func (h host) FreeImages(ctx context.Context) error {
+	_, err := h.collector.Collect(ctx, -1, time.Now())
+	return err
+}
+
+// Observe measures the host. What cannot be measured is left out.
+func (h host) Observe(ctx context.Context) eviction.Observations {
+	seen := eviction.Observations{}
+	if memory, err := stats.ReadMemory(); err == nil {
+		seen[eviction.Memory] = eviction.Observation{Available: int64(memory.Available), Capacity: int64(memory.Total)}
+	}
+	if used, limit := stats.PIDs(); limit > 0 {
+		seen[eviction.PIDs] = eviction.Observation{Available: int64(limit - min(used, limit)), Capacity: int64(limit)}
+	}
+	disk := func(path string, space, inodes eviction.Signal) {
+		d, err := stats.ReadDisk(path)
+		if err != nil {
+			h.Logger.Debug("cannot measure a disk", "error", err)
+			return
+		}
+		seen[space] = eviction.Observation{Available: int64(d.Available), Capacity: int64(d.Total)}
+		if d.Inodes > 0 { // some file systems have no fixed number
+			seen[inodes] = eviction.Observation{Available: int64(d.InodesFree), Capacity: int64(d.Inodes)}
+		}
+	}
+	disk(h.StateDir, eviction.NodeDisk, eviction.NodeInodes)
+	if info, err := h.Runtime.Images.ImageFsInfo(ctx); err == nil && len(info.GetImageFilesystems()) > 0 {
+		disk(info.ImageFilesystems[0].GetFsId().GetMountpoint(), eviction.ImageDisk, eviction.ImageInodes)
+	}
+	return seen
+}
+
+// Usage measures a pod.
+func (h host) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, error) {
+	usage := eviction.Usage{Containers: map[string]eviction.ContainerUsage{}, EmptyDirs: map[string]int64{}}
+	measured, err := h.Runtime.ListContainerStats(ctx, &criv1.ContainerStatsFilter{LabelSelector: map[string]string{runtime.LabelPodUID: string(pod.UID)}})
+	if err != nil {
+		return usage, fmt.Errorf("measure containers: %w", err)
+	}
+	for _, c := range measured {
+		name := c.GetAttributes().GetMetadata().GetName()
+		of := usage.Containers[name]
+		memory := int64(c.GetMemory().GetWorkingSetBytes().GetValue())
+		bytes, inodes := diskUsage(filepath.Join(h.logDirectory(pod), name))
+		bytes += int64(c.GetWritableLayer().GetUsedBytes().GetValue())
+		of.Memory += memory
+		of.Disk = bytes
+		usage.Containers[name] = of
+		usage.Memory += memory
+		usage.Disk += bytes
+		usage.Inodes += inodes + int64(c.GetWritableLayer().GetInodesUsed().GetValue())
+	}
+	pids, err := h.Runtime.ListPodSandboxStats(ctx, &criv1.PodSandboxStatsFilter{LabelSelector: map[string]string{runtime.LabelPodUID: string(pod.UID)}})
+	if err == nil && len(pids) > 0 {
+		usage.Processes = int64(pids[0].GetLinux().GetProcess().GetProcessCount().GetValue())
+	}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		kind := ""
+		switch {
+		case v.EmptyDir != nil && v.EmptyDir.Medium == v1.StorageMediumDefault:
+			kind = "empty-dir"
+		case v.ConfigMap != nil:
+			kind = "configmap"
+		default:
+			continue
+		}
+		bytes, inodes := diskUsage(filepath.Join(h.Volumes.PodDir(pod.UID), "volumes", "kubernetes.io~"+kind, v.Name))
+		usage.Disk += bytes
+		usage.Inodes += inodes
+		if v.EmptyDir != nil {
+			usage.EmptyDirs[v.Name] = bytes
+		}
+	}
+	return usage, nil
+}
+
+// diskUsage is what lies below dir: blocks in use, in bytes, and inodes. Files
+// that come and go meanwhile may be missed.
+func diskUsage(dir string) (bytes, inodes int64) {
+	seen := map[uint64]bool{} // files with several names count once
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || seen[stat.Ino] {
+			return nil
+		}
+		if stat.Nlink > 1 {
+			seen[stat.Ino] = true
+		}
+		bytes += stat.Blocks * 512
+		inodes++
+		return nil
+	})
+	return bytes, inodes
+}
+
+// Evict ends a pod for good.
+func (h host) Evict(pod *v1.Pod, grace time.Duration, message string, disruption bool) bool {
+	h.mu.Lock()
+	w := h.workers[pod.UID]
+	h.mu.Unlock()
+	if w == nil {
+		return false
+	}
+	end := &End{Phase: v1.PodFailed, Reason: eviction.Reason, Message: message, Grace: int64(grace / time.Second), Since: time.Now()}
+	if disruption {
+		end.Disrupted = v1.PodReasonTerminationByKubelet
+	}
+	if !w.finishWith(end) {
+		return false
+	}
+	h.event(pod, "", v1.EventTypeWarning, eviction.Reason, message)
+	return true
+}
+
+// finishWith ends the worker's pod, unless it ends already.
+func (w *worker) finishWith(end *End) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.end != nil || w.gone {
+		return false
+	}
+	w.end = end
+	w.poke()
+	return true
+}

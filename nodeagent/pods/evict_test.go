@@ -1,0 +1,51 @@
+package pods
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestAgentEvicts(t *testing.T) {
+	b := newBench(t)
+	pod := testPod(v1.RestartPolicyAlways)
+	pod.Spec.Containers = pod.Spec.Containers[:1]
+	if _, err := b.client.CoreV1().Pods("n").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	pod = b.until("ready", ready)
+	if !(host{b.running}).Evict(pod, time.Second, "no room", true) {
+		t.Fatal("the pod cannot be evicted")
+	}
+	if (host{b.running}).Evict(pod, time.Second, "no room", true) {
+		t.Error("a pod is evicted twice")
+	}
+	pod = b.until("evicted", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodFailed })
+	c := condition(&pod.Status, v1.DisruptionTarget)
+	if pod.Status.Reason != "Evicted" || pod.Status.Message != "no room" || c == nil || c.Reason != v1.PodReasonTerminationByKubelet {
+		t.Errorf("status: %+v", pod.Status)
+	}
+	b.stop()
+}
+
+func TestDiskUsage(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
+		t.Fatal(err)
+	}
+	bytes, inodes := diskUsage(dir)
+	if bytes < 1<<20 || bytes >= 2<<20 || inodes != 2 {
+		t.Errorf("got %d bytes in %d inodes", bytes, inodes)
+	}
+	if bytes, inodes := diskUsage(filepath.Join(dir, "none")); bytes != 0 || inodes != 0 {
+		t.Errorf("of nothing: %d, %d", bytes, inodes)
+	}
+}

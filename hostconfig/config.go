@@ -35,6 +35,10 @@ type ControlPlane struct {
 	// AuditPolicy is the file that says what is recorded of which (Policy of
 	// audit.k8s.io/v1). "": the API server's own.
 	AuditPolicy string `json:"auditPolicy,omitempty"`
+	// Encryption is the file (EncryptionConfiguration of
+	// apiserver.config.k8s.io/v1) with the keys of what is encrypted in etcd; it
+	// is read again when it changes. "": nothing is encrypted.
+	Encryption string `json:"encryption,omitempty"`
 	// Authentication is the file (AuthenticationConfiguration of
 	// apiserver.config.k8s.io/v1) with the OIDC providers; "": there are none.
 	Authentication string `json:"authentication,omitempty"`

@@ -10,6 +10,7 @@ import "path/filepath"
 //	  etcd.{crt,key}           signs etcd members and their clients
 //	  front-proxy.{crt,key}    signs the aggregation layer's client
 //	  service-account.{key,pub} signs service-account tokens (EC P-256)
+//	encryption.yaml          control planes only: the keys of Secrets in etcd; changed by their rotation only
 //	cluster-ca.crt           every node
 //	etcd-ca.crt              etcd members and control planes
 //	front-proxy-ca.crt       control planes
@@ -33,6 +34,9 @@ func (p PKI) ServiceAccountKey() string {
 func (p PKI) ServiceAccountPub() string {
 	return filepath.Join(p.AuthorityDir(), "service-account.pub")
 }
+
+// Encryption is the EncryptionConfiguration of the host's API server.
+func (p PKI) Encryption() string { return filepath.Join(string(p), "encryption.yaml") }
 
 // Trust anchors.
 func (p PKI) ClusterCA() string    { return filepath.Join(string(p), "cluster-ca.crt") }

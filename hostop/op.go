@@ -70,6 +70,16 @@ type Authorities struct {
 	Bundle map[string][]byte `json:"bundle,omitempty"` // file name to PEM; secret
 }
 
+// Encryption says that hostconfig.PKI.Encryption holds keys of Secrets in etcd.
+// Any that are there are in place, since taking one away makes Secrets
+// unreadable, unless Replace is set, which a rotation does. Content is empty in
+// a plan; bootstrap/execute fills it in just before the operation travels.
+type Encryption struct {
+	PKIDir  string `json:"pkiDir"`
+	Content []byte `json:"content,omitempty"` // secret
+	Replace bool   `json:"replace,omitempty"`
+}
+
 // Certificate says that a leaf pair exists, is signed by Authority, carries
 // these names, and is not about to expire (RenewBefore). Cert, Key and CA are empty
 // in a plan; bootstrap/execute issues the pair just before the operation
@@ -164,6 +174,7 @@ func (o *Absent) Describe() string      { return "nothing at " + o.Path }
 func (o *Blob) Describe() string        { return "binary " + o.Path }
 func (o *Image) Describe() string       { return "image " + o.Name }
 func (o *Authorities) Describe() string { return "certificate authorities in " + o.PKIDir }
+func (o *Encryption) Describe() string  { return "encryption keys in " + o.PKIDir }
 func (o *Certificate) Describe() string {
 	return fmt.Sprintf("certificate %s (%s)", o.Pair, o.CommonName)
 }
@@ -188,6 +199,7 @@ var kinds = map[string]func() Op{
 	"blob":        func() Op { return new(Blob) },
 	"image":       func() Op { return new(Image) },
 	"authorities": func() Op { return new(Authorities) },
+	"encryption":  func() Op { return new(Encryption) },
 	"certificate": func() Op { return new(Certificate) },
 	"trustAnchor": func() Op { return new(TrustAnchor) },
 	"unit":        func() Op { return new(Unit) },

@@ -32,6 +32,7 @@ func TestSecretsStayOutOfDescriptions(t *testing.T) {
 	for _, op := range []Op{
 		&File{Path: "/a", Content: []byte(secret)},
 		&Certificate{Pair: "etcd", Key: []byte(secret)},
+		&Encryption{PKIDir: "/pki", Content: []byte(secret)},
 		&Authorities{PKIDir: "/pki", Bundle: map[string][]byte{"cluster.key": []byte(secret)}},
 	} {
 		if strings.Contains(op.Describe(), secret) {

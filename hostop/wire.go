@@ -62,6 +62,7 @@ const (
 	MethodPut         Method = "put"         // PutParams and a body: stores a blob, verified, for Blob and Image
 	MethodImportImage Method = "importImage" // a body: an uncompressed OCI or docker archive -> []string of image names
 	MethodAuthorities Method = "authorities" // -> map[string][]byte of AuthorityDir, empty where there is none; secret
+	MethodEncryption  Method = "encryption"  // -> []byte, the encryption keys, empty where there are none; secret
 	MethodAdmin       Method = "admin"       // -> []byte, the admin kubeconfig; secret; control planes only
 	MethodListen      Method = "listen"      // ListenParams: opens the ports until the next request that is not a dial -> []string of those taken, "tcp 6443"
 	MethodDial        Method = "dial"        // DialParams -> map[string]string of address to error

@@ -1,6 +1,7 @@
 package execute
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"clusterctl/bootstrap/encryption"
 	"clusterctl/bootstrap/inventory"
 	"clusterctl/bootstrap/pki"
 	"clusterctl/bootstrap/plan"
@@ -38,6 +40,10 @@ func up(t *testing.T, ctx context.Context, inv *inventory.Inventory, hands Hands
 	if err != nil {
 		t.Fatal(err)
 	}
+	keys, err := Encryption(ctx, inv, seen.Facts, hands)
+	if err != nil {
+		t.Fatal(err)
+	}
 	whole, err := plan.Build(inv, seen.Facts, manifest())
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +54,7 @@ func up(t *testing.T, ctx context.Context, inv *inventory.Inventory, hands Hands
 	}
 	p := whole.Prune(results)
 	summary, err := Run(ctx, p, hands, Options{
-		Authorities: authorities, Payload: openPayload, Events: events, Grace: time.Minute,
+		Authorities: authorities, Encryption: keys, Payload: openPayload, Events: events, Grace: time.Minute,
 		Now: func() time.Time { return now },
 	})
 	return p, summary, err
@@ -63,6 +69,9 @@ func TestUpTwice(t *testing.T) {
 	// The add-on's second step waits for what the first applied.
 	if summary.Changed != len(first.Steps)-1 || summary.InPlace != 1 {
 		t.Errorf("%d of %d steps changed something, %d were in place", summary.Changed, len(first.Steps), summary.InPlace)
+	}
+	if len(hosts["cp1"].keys) == 0 || !bytes.Equal(hosts["cp1"].keys, hosts["cp2"].keys) || !bytes.Equal(hosts["cp1"].keys, hosts["cp3"].keys) || hosts["w1"].keys != nil {
+		t.Error("the control planes, and they alone, are to have the same encryption keys")
 	}
 	for name, h := range hosts {
 		if h.overlap {
@@ -386,6 +395,57 @@ func TestAuthoritiesRule(t *testing.T) {
 			}
 			if err != nil || fresh != test.fresh || test.want != nil && !cmp.Equal(bundle, test.want) {
 				t.Errorf("Authorities: fresh %t, %v", fresh, err)
+			}
+		})
+	}
+}
+
+func TestEncryptionRule(t *testing.T) {
+	marshal := func(keys encryption.Keys) []byte {
+		raw, err := keys.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	one, two := encryption.New(false), encryption.New(false)
+	two.List[0].Number = 2
+	both := marshal(encryption.Keys{List: append(two.List, one.List...)})
+	foreign := []byte("kind: EncryptionConfiguration")
+	tests := []struct {
+		name    string
+		prepare func(hosts map[string]*host)
+		want    []byte // nil: new ones
+		plain   bool   // of new ones
+		fails   string
+	}{
+		{"a new cluster", func(map[string]*host) {}, nil, false, ""},
+		{"one that encrypts nothing yet", func(hosts map[string]*host) { hosts["cp1"].facts.EtcdData = true }, nil, true, ""},
+		{"one control plane has them", func(hosts map[string]*host) { hosts["cp2"].keys = marshal(one) }, marshal(one), false, ""},
+		{"in a rotation", func(hosts map[string]*host) { hosts["cp2"].keys, hosts["cp3"].keys = both, marshal(two) }, both, false, ""},
+		{"the operator's own", func(hosts map[string]*host) { hosts["cp2"].keys, hosts["cp3"].keys = foreign, foreign }, foreign, false, ""},
+		{"the operator's own, differing", func(hosts map[string]*host) { hosts["cp2"].keys, hosts["cp3"].keys = foreign, both }, nil, false, "cp2: the encryption configuration is not one"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			inv, hosts, hands := newCluster(t)
+			test.prepare(hosts)
+			seen, err := Observe(t.Context(), hands)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := Encryption(t.Context(), inv, seen.Facts, hands)
+			if test.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), test.fails) {
+					t.Errorf("got %v, want %s", err, test.fails)
+				}
+				return
+			}
+			if err != nil || test.want != nil && !bytes.Equal(got, test.want) {
+				t.Errorf("got %s, %v; want %s", got, err, test.want)
+			}
+			if keys, err := encryption.Parse(got); test.want == nil && (err != nil || keys.WritePlain != test.plain) {
+				t.Errorf("new keys: written in plain text %t, %v; want %t", keys.WritePlain, err, test.plain)
 			}
 		})
 	}

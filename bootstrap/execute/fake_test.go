@@ -24,6 +24,7 @@ type host struct {
 	mu        sync.Mutex
 	facts     hostop.Facts
 	files     map[string][]byte // the authorities
+	keys      []byte            // of encryption
 	applied   map[string]string // operations by what they describe: their JSON without secrets
 	have      map[string]bool   // blobs
 	puts      int
@@ -52,6 +53,8 @@ func essence(op hostop.Op) string {
 	switch o := op.(type) {
 	case *hostop.Authorities:
 		return "authorities"
+	case *hostop.Encryption:
+		return "keys"
 	case *hostop.Certificate:
 		return fmt.Sprint(o.Pair, o.CommonName, o.DNSNames, o.IPs)
 	case *hostop.TrustAnchor:
@@ -90,6 +93,8 @@ func (h *host) Call(ctx context.Context, req hostop.Request, body io.Reader, onE
 		return json.Marshal(h.facts)
 	case hostop.MethodAuthorities:
 		return json.Marshal(h.files)
+	case hostop.MethodEncryption:
+		return json.Marshal(h.keys)
 	case hostop.MethodCheck:
 		for i, op := range req.Ops {
 			state := hostop.StateDiffers
@@ -187,6 +192,9 @@ func (h *host) apply(ctx context.Context, ops hostop.Ops, onEvent func(hostop.Ev
 			if o, ok := op.(*hostop.Authorities); ok {
 				h.files = o.Bundle
 				h.facts.Authorities = o.Keys
+			}
+			if o, ok := op.(*hostop.Encryption); ok {
+				h.keys = o.Content
 			}
 			if _, ok := op.(*hostop.EtcdMember); ok {
 				h.facts.EtcdData = true

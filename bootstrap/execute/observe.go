@@ -1,13 +1,16 @@
 package execute
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
+	"clusterctl/bootstrap/encryption"
 	"clusterctl/bootstrap/inventory"
 	"clusterctl/bootstrap/pki"
 	"clusterctl/bootstrap/plan"
@@ -86,6 +89,53 @@ func Authorities(ctx context.Context, inv *inventory.Inventory, facts map[string
 		return nil, false, fmt.Errorf("make the certificate authorities: %w", err)
 	}
 	return bundle, true, nil
+}
+
+// Encryption reads the keys that Secrets are encrypted with from the control
+// planes, and gives what one that has none is to have. Those of a new cluster
+// are made.
+func Encryption(ctx context.Context, inv *inventory.Inventory, facts map[string]hostop.Facts, hands Hands) ([]byte, error) {
+	files := map[string][]byte{}
+	var mu sync.Mutex
+	err := hands.each(func(host string, hand Hand) error {
+		if h, ok := inv.Host(host); !ok || !h.Has(inventory.ControlPlane) {
+			return nil
+		}
+		var file []byte
+		if err := call(ctx, hand, hostop.MethodEncryption, nil, &file); err != nil {
+			return fmt.Errorf("read encryption keys: %w", err)
+		}
+		if len(file) > 0 {
+			mu.Lock()
+			defer mu.Unlock()
+			files[host] = file
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	found := slices.SortedFunc(maps.Values(files), bytes.Compare)
+	switch {
+	case len(found) == 0:
+		servers := slices.ContainsFunc(inv.Hosts, func(h inventory.Host) bool { return facts[h.Name].EtcdData })
+		return encryption.New(servers).Marshal()
+	case bytes.Equal(found[0], found[len(found)-1]):
+		return found[0], nil // whoever wrote it
+	}
+	var all []encryption.Keys
+	for host, file := range files {
+		keys, err := encryption.Parse(file)
+		if err != nil {
+			return nil, fmt.Errorf("read encryption keys of %s: %w", host, err)
+		}
+		all = append(all, keys)
+	}
+	joined, err := encryption.Join(all)
+	if err != nil {
+		return nil, err
+	}
+	return joined.Marshal()
 }
 
 // Check has the hands compare every operation of the plan with what is there,

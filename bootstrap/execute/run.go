@@ -23,6 +23,8 @@ const (
 type Options struct {
 	// Authorities signs what the plan's certificates ask for.
 	Authorities pki.Bundle
+	// Encryption is what a control plane without encryption keys gets.
+	Encryption []byte
 	// Payload opens a compressed file of the payload by its digest.
 	Payload func(digest string) (io.ReadCloser, error)
 	// Events takes what happens; nil: nobody wants to know.

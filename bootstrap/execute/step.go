@@ -152,7 +152,12 @@ func (r *run) withSecrets(ops hostop.Ops) (hostop.Ops, error) {
 	var prints map[string]string
 	for i, op := range ops {
 		filled[i] = op
-		switch op.(type) {
+		switch o := op.(type) {
+		case *hostop.Encryption:
+			with := *o
+			with.Content = r.options.Encryption
+			filled[i] = &with
+			continue
 		case *hostop.Authorities, *hostop.Certificate, *hostop.TrustAnchor:
 		default:
 			continue

@@ -20,6 +20,7 @@ func (b *builder) access(config *hostconfig.ControlPlane) (hostop.Ops, error) {
 	cluster := b.inv.Cluster
 	config.PodSecurity, config.AlwaysPullImages = cluster.PodSecurity, cluster.AlwaysPullImages
 	config.AnonymousDiscovery = cluster.Authentication.AnonymousDiscovery
+	config.Encryption = files.Encryption()
 	config.AuditLog = hostconfig.AuditLog
 	ops := hostop.Ops{&hostop.Directory{Path: hostconfig.AuditDir, Mode: 0o700}}
 	if name := cluster.Audit.Policy; name != "" {

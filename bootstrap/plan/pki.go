@@ -13,15 +13,18 @@ import (
 // files of the production PKI directory.
 const files = hostconfig.PKI(hostconfig.PKIDir)
 
-// authorities puts the CAs on control planes.
+// authorities puts the CAs, and the keys of Secrets in etcd, on control planes.
 func (b *builder) authorities(h inventory.Host) error {
 	if !h.Has(inventory.ControlPlane) {
 		return nil
 	}
 	b.add(Step{
-		ID: id(h.Name, "authorities"), Host: h.Name, Phase: PhasePrepare, Title: "certificate authorities",
+		ID: id(h.Name, "authorities"), Host: h.Name, Phase: PhasePrepare, Title: "certificate authorities and encryption keys",
 		Needs: []string{id(h.Name, "directories")},
-		Ops:   hostop.Ops{&hostop.Authorities{PKIDir: hostconfig.PKIDir, Keys: b.keys}},
+		Ops: hostop.Ops{
+			&hostop.Authorities{PKIDir: hostconfig.PKIDir, Keys: b.keys},
+			&hostop.Encryption{PKIDir: hostconfig.PKIDir},
+		},
 	})
 	return nil
 }

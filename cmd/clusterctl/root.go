@@ -36,7 +36,7 @@ Examples:
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	groups := templates.CommandGroups{
 		{Message: "Cluster:", Commands: []*cobra.Command{
-			newUpCommand(), newPlanCommand(), newStatusCommand(), newKubeconfigCommand(), newImageCommand(), newHostsCommand(), newResetCommand(),
+			newUpCommand(), newPlanCommand(), newStatusCommand(), newKubeconfigCommand(), newImageCommand(), newHostsCommand(), newCertsCommand(), newResetCommand(),
 		}},
 		{Message: "Terminal:", Commands: []*cobra.Command{newUICommand()}},
 		{Message: "Try it out:", Commands: []*cobra.Command{newLabCommand()}},

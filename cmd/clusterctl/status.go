@@ -15,7 +15,9 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
 
 	"clusterctl/bootstrap/inventory"
 	"clusterctl/hostconfig"
@@ -144,12 +146,9 @@ func (f *fleet) nodes(ctx context.Context) ([]nodeStatus, error) {
 	}
 	failure := errors.New("no control plane")
 	for _, h := range f.inventory.ControlPlanes() {
-		rest, err := clientcmd.NewNonInteractiveClientConfig(*config, config.CurrentContext+"@"+h.Name, nil, nil).ClientConfig()
+		rest, err := f.through(config, h)
 		if err != nil {
-			return nil, fmt.Errorf("use the administrator's credentials: %w", err)
-		}
-		if r := f.hands[h.Name]; r != nil {
-			rest.Dial = r.DialHost // works where only SSH gets through
+			return nil, err
 		}
 		rest.Timeout = statusTimeout
 		client, err := kubernetes.NewForConfig(rest)
@@ -168,6 +167,20 @@ func (f *fleet) nodes(ctx context.Context) ([]nodeStatus, error) {
 		return nodes, nil
 	}
 	return nil, failure
+}
+
+// through reaches the API server of one control plane, with the administrator's
+// credentials.
+func (f *fleet) through(config *api.Config, h inventory.Host) (*rest.Config, error) {
+	through, err := clientcmd.NewNonInteractiveClientConfig(*config, config.CurrentContext+"@"+h.Name, nil, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("use the administrator's credentials: %w", err)
+	}
+	if r := f.hands[h.Name]; r != nil {
+		through.Dial = r.DialHost // works where only SSH gets through
+	}
+	through.QPS = -1 // the server's own limits hold
+	return through, nil
 }
 
 func newNodeStatus(node *v1.Node) nodeStatus {

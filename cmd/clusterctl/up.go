@@ -105,6 +105,7 @@ type session struct {
 	hands       execute.Hands
 	plan        *plan.Plan // what is left to do
 	authorities pki.Bundle
+	encryption  []byte // for control planes that have no keys yet
 }
 
 func (s *session) nothing() string {
@@ -167,6 +168,9 @@ func prepare(ctx context.Context, path string, ignore []string, messages io.Writ
 		return s, err
 	}
 	if s.authorities, _, err = execute.Authorities(ctx, f.inventory, seen.Facts, s.hands, time.Now()); err != nil {
+		return s, err
+	}
+	if s.encryption, err = execute.Encryption(ctx, f.inventory, seen.Facts, s.hands); err != nil {
 		return s, err
 	}
 	states, err := execute.Check(ctx, whole, s.hands)
@@ -244,7 +248,7 @@ func up(c *cobra.Command, path, kubeconfig, output string, ignore []string) (err
 
 // run carries the plan out, with a live view where there is a terminal.
 func (s *session) run(c *cobra.Command, output string) error {
-	options := execute.Options{Authorities: s.authorities, Payload: payload.Open}
+	options := execute.Options{Authorities: s.authorities, Encryption: s.encryption, Payload: payload.Open}
 	switch {
 	case output == "json":
 		options.Events = report.JSON(c.OutOrStdout())

@@ -96,11 +96,12 @@ func (s *Server) open(pki hostconfig.PKI) error {
 	}
 	s.informers = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(withoutManagedFields))
 	s.store, err = storage.Open(storage.Config{
-		Endpoints: config.Etcd,
-		CertFile:  pki.Cert(hostconfig.PairAPIServerEtcd),
-		KeyFile:   pki.Key(hostconfig.PairAPIServerEtcd),
-		CAFile:    pki.EtcdCA(),
-		Prefix:    config.Prefix,
+		Endpoints:  config.Etcd,
+		CertFile:   pki.Cert(hostconfig.PairAPIServerEtcd),
+		KeyFile:    pki.Key(hostconfig.PairAPIServerEtcd),
+		CAFile:     pki.EtcdCA(),
+		Prefix:     config.Prefix,
+		Encryption: config.Encryption,
 	})
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/etcd3/metrics"
 	"k8s.io/apiserver/pkg/storage/feature"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/value"
 )
 
 // Config says where etcd is and how to be known to it.
@@ -26,6 +27,9 @@ type Config struct {
 	KeyFile   string
 	CAFile    string
 	Prefix    string // under which all objects lie: /registry
+	// Encryption is a file with an EncryptionConfiguration of
+	// apiserver.config.k8s.io/v1, for what is encrypted in etcd; "": nothing.
+	Encryption string
 }
 
 // Client is the etcd client that all resources of an API server share: one
@@ -35,6 +39,8 @@ type Client struct {
 	config    Config
 	etcd      *clientv3.Client
 	compactor compactor
+	encrypted value.ResourceTransformers
+	stop      context.CancelFunc
 
 	probeMu   sync.Mutex
 	probedAt  time.Time
@@ -72,7 +78,17 @@ func Open(config Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	encrypted, err := encryption(ctx, config.Encryption)
+	if err != nil {
+		stop()
+		// Nothing was asked of it yet.
+		_ = etcd.Close()
+		return nil, err
+	}
 	c := &Client{
+		encrypted: encrypted,
+		stop:      stop,
 		config:    config,
 		etcd:      etcd,
 		compactor: etcd3.StartCompactorPerEndpoint(etcd, storagebackend.DefaultCompactInterval),
@@ -128,6 +144,7 @@ func (c *Client) Healthy(ctx context.Context) error {
 // afterwards.
 func (c *Client) Close() {
 	c.closeOnce.Do(func() {
+		c.stop()
 		c.compactor.Stop()
 		// The error is the context's, which Close itself cancels.
 		_ = c.etcd.Close()

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apiserver/pkg/storage/etcd3"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
-	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
 	"k8s.io/apiserver/pkg/util/flowcontrol/request"
 	"k8s.io/client-go/tools/cache"
 )
@@ -92,7 +91,7 @@ func (o *Options) open(
 	client, closeClient := o.Client.forResource()
 	versioner := apistorage.APIObjectVersioner{}
 	store, err := etcd3.New(client, o.Client.compactor, config.Codec, newObject, newList,
-		config.Prefix, resourcePrefix, config.GroupResource, identity.NewEncryptCheckTransformer(),
+		config.Prefix, resourcePrefix, config.GroupResource, o.Client.encrypted.TransformerForResource(config.GroupResource),
 		config.LeaseManagerConfig, etcd3.NewDefaultDecoder(config.Codec, versioner), versioner)
 	if err != nil {
 		closeClient()

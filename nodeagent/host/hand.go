@@ -85,6 +85,8 @@ func (h *Hand) Check(ctx context.Context, op hostop.Op) (differs string, err err
 		return h.checkImage(ctx, o)
 	case *hostop.Authorities:
 		return h.checkAuthorities(o)
+	case *hostop.Encryption:
+		return h.checkEncryption(o)
 	case *hostop.Certificate:
 		return h.checkCertificate(o)
 	case *hostop.TrustAnchor:
@@ -134,6 +136,8 @@ func (h *Hand) Apply(ctx context.Context, op hostop.Op, progress func(string)) (
 		err = h.applyImage(ctx, o)
 	case *hostop.Authorities:
 		err = h.applyAuthorities(o)
+	case *hostop.Encryption:
+		err = h.applyEncryption(o)
 	case *hostop.Certificate:
 		err = h.applyCertificate(o)
 	case *hostop.TrustAnchor:

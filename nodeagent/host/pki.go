@@ -120,6 +120,47 @@ func (h *Hand) secretDirectory(path string) error {
 	return claim(h.path(path), 0o700)
 }
 
+// readEncryption is this host's file of encryption keys; empty where there is
+// none.
+func (h *Hand) readEncryption() ([]byte, error) {
+	raw, err := os.ReadFile(h.path(hostconfig.PKI(hostconfig.PKIDir).Encryption()))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read encryption keys: %w", err)
+	}
+	return raw, nil
+}
+
+func (h *Hand) checkEncryption(o *hostop.Encryption) (string, error) {
+	path := hostconfig.PKI(o.PKIDir).Encryption()
+	if o.Replace {
+		return h.compareFile(path, 0o600, o.Content)
+	}
+	info, err := os.Lstat(h.path(path))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "are absent", nil
+	case err != nil:
+		return "", fmt.Errorf("look at encryption keys: %w", err)
+	}
+	return metadata(info, 0o600), nil
+}
+
+// applyEncryption writes keys where there are none, or where they are to be
+// replaced; otherwise only mode and owner of the file are amiss.
+func (h *Hand) applyEncryption(o *hostop.Encryption) error {
+	path := hostconfig.PKI(o.PKIDir).Encryption()
+	if _, err := os.Lstat(h.path(path)); err == nil && !o.Replace {
+		return claim(h.path(path), 0o600)
+	}
+	if len(o.Content) == 0 {
+		return errors.New("the keys were not sent along")
+	}
+	if err := h.secretDirectory(o.PKIDir); err != nil {
+		return err
+	}
+	return h.writeFile(path, 0o600, o.Content)
+}
+
 func (h *Hand) checkCertificate(o *hostop.Certificate) (string, error) {
 	pki := hostconfig.PKI(o.PKIDir)
 	cert, err := os.ReadFile(h.path(pki.Cert(o.Pair)))

@@ -260,6 +260,8 @@ func (h *Hand) handle(ctx context.Context, request *incoming, emit func(hostop.E
 		return h.importArchive(ctx, request.body)
 	case hostop.MethodAuthorities:
 		return h.readAuthorities()
+	case hostop.MethodEncryption:
+		return h.readEncryption()
 	case hostop.MethodAdmin:
 		return h.readAdmin()
 	case hostop.MethodListen:

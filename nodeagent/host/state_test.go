@@ -61,6 +61,47 @@ func TestUnitsAndServices(t *testing.T) {
 	apply(service)
 }
 
+func TestEncryptionKeys(t *testing.T) {
+	root := t.TempDir()
+	h := New(Options{Root: root, Init: newFakeInit()})
+	file := root + hostconfig.PKI(hostconfig.PKIDir).Encryption()
+	check := func(o *hostop.Encryption, want string) {
+		t.Helper()
+		o.PKIDir = hostconfig.PKIDir
+		if differs, err := h.Check(t.Context(), o); err != nil || differs != want {
+			t.Errorf("check: %q, %v; want %q", differs, err, want)
+		}
+	}
+	apply := func(o *hostop.Encryption) {
+		t.Helper()
+		o.PKIDir = hostconfig.PKIDir
+		if _, err := h.Apply(t.Context(), o, ignore); err != nil {
+			t.Fatalf("apply: %v", err)
+		}
+		wantMode(t, file, 0o600)
+	}
+	if got, err := h.readEncryption(); err != nil || len(got) != 0 {
+		t.Errorf("read where there is none: %q, %v", got, err)
+	}
+	check(&hostop.Encryption{}, "are absent")
+	if _, err := h.Apply(t.Context(), &hostop.Encryption{PKIDir: hostconfig.PKIDir}, ignore); err == nil {
+		t.Error("keys that were not sent were written")
+	}
+	apply(&hostop.Encryption{Content: []byte("one")})
+	check(&hostop.Encryption{Content: []byte("two")}, "")
+	check(&hostop.Encryption{Content: []byte("two"), Replace: true}, "has other content")
+	if err := os.Chmod(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	check(&hostop.Encryption{}, "has mode 0644, not 0600")
+	apply(&hostop.Encryption{Content: []byte("two")})
+	wantContent(t, file, "one") // keys in use are never lost to an `up`
+	apply(&hostop.Encryption{Content: []byte("two"), Replace: true})
+	if got, err := h.readEncryption(); err != nil || string(got) != "two" {
+		t.Errorf("read: %q, %v", got, err)
+	}
+}
+
 func TestAuthorities(t *testing.T) {
 	root := t.TempDir()
 	h := New(Options{Root: root, Init: newFakeInit()})

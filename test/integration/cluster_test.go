@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
+	"clusterctl/bootstrap/encryption"
 	"clusterctl/bootstrap/pki"
 	"clusterctl/controlplane/apiserver"
 	"clusterctl/controlplane/etcd"
@@ -81,8 +82,16 @@ func start(ctx context.Context, dir string, logger *slog.Logger) (cluster *Clust
 	}
 	config := fixture.ControlPlane(dir, "cp1", advertised, ports[0], "https://"+loopback(ports[1]))
 	config.AuditLog = filepath.Join(dir, "audit", "audit.log")
+	config.Encryption = hostconfig.PKI(config.PKIDir).Encryption()
 	authorities, err := fixture.WritePKI(hostconfig.PKI(config.PKIDir))
 	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := encryption.New(false).Marshal()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := os.WriteFile(config.Encryption, keys, 0o600); err != nil {
 		return nil, nil, err
 	}
 	member, err := etcd.Start(hostconfig.Etcd{

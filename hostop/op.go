@@ -167,6 +167,33 @@ type Manifests struct {
 	Timeout time.Duration `json:"timeout"`
 }
 
+// NodeDrained says that node Name, if there is one, takes no pods and runs none
+// but those of daemon sets, static ones and ended ones. Applied, it evicts, which
+// waits for disruption budgets as long as Timeout. It runs on a control plane,
+// with hostconfig.AdminCfg.
+type NodeDrained struct {
+	Name    string        `json:"name"`
+	Timeout time.Duration `json:"timeout"`
+}
+
+// NodeGone says that there is no node Name. It runs on a control plane, with
+// hostconfig.AdminCfg.
+type NodeGone struct {
+	Name string `json:"name"`
+}
+
+// EtcdMemberGone says that no member of etcd has the peer address of Address.
+// Applied, it first waits until the members that stay have a quorum of their
+// own. It runs on one of those.
+type EtcdMemberGone struct {
+	Name    string        `json:"name"` // the host's
+	Address string        `json:"address"`
+	Timeout time.Duration `json:"timeout"`
+}
+
+// Cleared says that nothing of clusterctl is on the host: what a reset leaves.
+type Cleared struct{}
+
 func (o *Directory) Describe() string   { return "directory " + o.Path }
 func (o *File) Describe() string        { return "file " + o.Path }
 func (o *Link) Describe() string        { return "link " + o.Path + " -> " + o.Target }
@@ -185,6 +212,13 @@ func (o *EtcdMember) Describe() string  { return "etcd member started and voting
 func (o *Ready) Describe() string       { return o.URL + " ready" }
 func (o *NodeReady) Describe() string   { return "node " + o.Name + " Ready" }
 func (o *Manifests) Describe() string   { return "manifests " + o.Name + " applied" }
+
+func (o *NodeDrained) Describe() string { return "node " + o.Name + " drained" }
+func (o *NodeGone) Describe() string    { return "no node " + o.Name }
+func (o *EtcdMemberGone) Describe() string {
+	return "no etcd member at " + o.Address
+}
+func (o *Cleared) Describe() string { return "nothing of clusterctl on the host" }
 
 // Ops is a list of operations with a JSON form: each an object whose one key
 // names the type, {"file": {…}}.
@@ -208,6 +242,10 @@ var kinds = map[string]func() Op{
 	"ready":       func() Op { return new(Ready) },
 	"nodeReady":   func() Op { return new(NodeReady) },
 	"manifests":   func() Op { return new(Manifests) },
+	"nodeDrained": func() Op { return new(NodeDrained) },
+	"nodeGone":    func() Op { return new(NodeGone) },
+	"etcdGone":    func() Op { return new(EtcdMemberGone) },
+	"cleared":     func() Op { return new(Cleared) },
 }
 
 // Kind is the JSON key of an operation's type.

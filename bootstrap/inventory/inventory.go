@@ -125,6 +125,11 @@ func (inv *Inventory) Present() []Host {
 	return inv.filter(func(h Host) bool { return h.State == Present })
 }
 
+// Leaving are the hosts that are not to be in the cluster.
+func (inv *Inventory) Leaving() []Host {
+	return inv.filter(func(h Host) bool { return h.State == Absent })
+}
+
 // ControlPlanes are the present hosts that run the API server.
 func (inv *Inventory) ControlPlanes() []Host {
 	return inv.filter(func(h Host) bool { return h.State == Present && h.Has(ControlPlane) })
@@ -132,7 +137,7 @@ func (inv *Inventory) ControlPlanes() []Host {
 
 // EtcdMembers are the present hosts that run an etcd member.
 func (inv *Inventory) EtcdMembers() []Host {
-	return inv.filter(func(h Host) bool { return h.State == Present && inv.runsEtcd(h) })
+	return inv.filter(func(h Host) bool { return h.State == Present && inv.RunsEtcd(h) })
 }
 
 // Nodes are the present hosts that run pods.
@@ -149,7 +154,8 @@ func (inv *Inventory) Host(name string) (Host, bool) {
 	return inv.Hosts[i], true
 }
 
-func (inv *Inventory) runsEtcd(h Host) bool {
+// RunsEtcd says whether a host runs an etcd member while it is present.
+func (inv *Inventory) RunsEtcd(h Host) bool {
 	if inv.Cluster.Etcd.Topology == External {
 		return h.Has(EtcdMember)
 	}

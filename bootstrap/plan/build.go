@@ -26,8 +26,9 @@ const (
 // renewBefore is how long before its end a certificate is replaced.
 const renewBefore = 30 * 24 * time.Hour
 
-// Build plans the whole cluster. facts has every present host; manifests has
-// the payload of each architecture among them.
+// Build plans the whole cluster. facts has every present host, and the absent
+// ones that answer; manifests has the payload of each architecture among the
+// present.
 func Build(inv *inventory.Inventory, facts map[string]hostop.Facts, manifests ...payload.Manifest) (*Plan, error) {
 	b := &builder{
 		inv: inv, facts: facts, cluster: inv.HostConfig(),
@@ -57,6 +58,7 @@ func Build(inv *inventory.Inventory, facts map[string]hostop.Facts, manifests ..
 	if err := b.addons(); err != nil {
 		return nil, fmt.Errorf("plan add-ons: %w", err)
 	}
+	b.leave()
 	if err := b.plan.Validate(); err != nil {
 		return nil, fmt.Errorf("check the plan: %w", err)
 	}

@@ -67,6 +67,7 @@ func (b *builder) etcd(h inventory.Host) error {
 			step.Exclusive = ""
 		}
 	case len(existing) > 0:
+		step.Needs = append(step.Needs, b.lostMembers()...)
 		for _, m := range existing {
 			step.Needs = append(step.Needs, id(m.Name, "etcd"))
 		}

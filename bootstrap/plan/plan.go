@@ -19,11 +19,12 @@ const (
 	PhaseNode         = "node"
 	PhaseReady        = "ready"
 	PhaseAddons       = "add-ons"
+	PhaseLeave        = "leave"
 )
 
 // Phases lists every phase in order.
 func Phases() []string {
-	return []string{PhasePrepare, PhaseEtcd, PhaseControlPlane, PhaseRuntime, PhaseNode, PhaseReady, PhaseAddons}
+	return []string{PhasePrepare, PhaseEtcd, PhaseControlPlane, PhaseRuntime, PhaseNode, PhaseReady, PhaseAddons, PhaseLeave}
 }
 
 // Step is a list of operations that one hand carries out in one go.

@@ -20,6 +20,7 @@ import (
 type fleet struct {
 	inventory *inventory.Inventory
 	dialer    *ssh.Dialer
+	hand      *remote.Hand              // what is brought to hosts
 	hands     map[string]*remote.Remote // by host name
 }
 
@@ -48,10 +49,16 @@ func connectTo(ctx context.Context, inv *inventory.Inventory, only ...string) (*
 	if err != nil {
 		return nil, errors.Join(err, dialer.Close())
 	}
-	f := &fleet{inventory: inv, dialer: dialer, hands: map[string]*remote.Remote{}}
+	f := &fleet{inventory: inv, dialer: dialer, hand: hand, hands: map[string]*remote.Remote{}}
+	failures := f.reach(ctx, inv.Present(), only...)
+	return f, failures
+}
+
+// reach connects to hosts, all at once, and puts their hands into the fleet.
+func (f *fleet) reach(ctx context.Context, hosts []inventory.Host, only ...string) error {
 	var mu sync.Mutex
-	failures := eachHost(inv.Present(), only, func(h inventory.Host) error {
-		r, err := remote.Connect(ctx, dialer, target(h), hand)
+	return eachHost(hosts, only, func(h inventory.Host) error {
+		r, err := remote.Connect(ctx, f.dialer, target(h), f.hand)
 		if err != nil {
 			return err
 		}
@@ -60,7 +67,6 @@ func connectTo(ctx context.Context, inv *inventory.Inventory, only ...string) (*
 		f.hands[h.Name] = r
 		return nil
 	})
-	return f, failures
 }
 
 // eachHost runs f for hosts at once and joins what failed, by host.

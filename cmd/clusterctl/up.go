@@ -129,6 +129,9 @@ func prepare(ctx context.Context, path string, ignore []string, messages io.Writ
 	if err != nil {
 		return s, err
 	}
+	if err := f.reach(ctx, f.inventory.Leaving()); err != nil {
+		fmt.Fprintf(messages, "%v\nAbsent hosts that cannot be reached leave the cluster all the same; what is on them is cleared by an `up` that reaches them.\n", err)
+	}
 	for name, r := range f.hands {
 		s.hands[name] = r
 	}

@@ -103,6 +103,14 @@ func (h *Hand) Check(ctx context.Context, op hostop.Op) (differs string, err err
 		return h.checkNodeReady(ctx, o)
 	case *hostop.Manifests:
 		return h.checkManifests(ctx, o)
+	case *hostop.NodeDrained:
+		return h.checkNodeDrained(ctx, o)
+	case *hostop.NodeGone:
+		return h.checkNodeGone(ctx, o)
+	case *hostop.EtcdMemberGone:
+		return h.checkEtcdMemberGone(ctx, o)
+	case *hostop.Cleared:
+		return h.checkCleared()
 	}
 	return "", fmt.Errorf("operation %T is not known to this hand", op)
 }
@@ -154,6 +162,14 @@ func (h *Hand) Apply(ctx context.Context, op hostop.Op, progress func(string)) (
 		err = h.applyNodeReady(ctx, o, progress)
 	case *hostop.Manifests:
 		err = h.applyManifests(ctx, o, progress)
+	case *hostop.NodeDrained:
+		err = h.applyNodeDrained(ctx, o, progress)
+	case *hostop.NodeGone:
+		err = h.applyNodeGone(ctx, o)
+	case *hostop.EtcdMemberGone:
+		err = h.applyEtcdMemberGone(ctx, o, progress)
+	case *hostop.Cleared:
+		return true, h.Reset(ctx, progress)
 	}
 	return err == nil, err
 }

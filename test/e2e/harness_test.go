@@ -145,7 +145,7 @@ func eventually(t testing.TB, within time.Duration, what string, ok func(context
 func (c *cluster) wantNodesReady(t testing.TB, n int) {
 	t.Helper()
 	client := c.client(t, "")
-	eventually(t, 20*time.Second, fmt.Sprint(n, " nodes Ready"), func(ctx context.Context) error {
+	eventually(t, time.Minute, fmt.Sprint(n, " nodes Ready"), func(ctx context.Context) error {
 		list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err

@@ -60,6 +60,7 @@ func TestStacked(t *testing.T) {
 		}
 	})
 	t.Run("a killed control plane", c.testKilledControlPlane)
+	t.Run("hosts leave", c.testHostsLeave)
 	t.Run("reset", func(t *testing.T) {
 		c.run(t, "reset", c.inventory, "--yes")
 		if after := c.hosts(t, hostFootprint); after != before {

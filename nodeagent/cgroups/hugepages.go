@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
@@ -99,10 +100,11 @@ func hugePageLimits(pod *v1.Pod, c *v1.Container, sizes []string) []*criv1.Hugep
 	return limits
 }
 
+// hasHugetlb says whether there is a hierarchy in which groups can be made; in
+// a container it may be there to be read only.
 func (t *Tree) hasHugetlb() bool {
 	if !t.unified {
-		_, err := os.Stat(filepath.Join(t.root, hugetlb))
-		return err == nil
+		return unix.Access(filepath.Join(t.root, hugetlb), unix.W_OK) == nil
 	}
 	raw, err := os.ReadFile(filepath.Join(t.root, "cgroup.controllers"))
 	return err == nil && strings.Contains(string(raw), hugetlb)

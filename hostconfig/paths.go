@@ -40,6 +40,13 @@ const (
 	LocalPathNode        = "clusterctl.io/node"       // annotation of a PersistentVolume: the node that has the directory
 )
 
+// KubeletDir is a link to StateDir: published drivers of storage and devices
+// look for a node's agent there, and no other path will do.
+const KubeletDir = "/var/lib/kubelet"
+
+// PluginRegistry is below StateDir where plugins put their sockets.
+const PluginRegistry = "plugins_registry"
+
 // Unit names, as systemd and OpenRC know them.
 const (
 	UnitEtcd         = "clusterctl-etcd"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -20,14 +21,17 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/apilb"
 	"clusterctl/nodeagent/certs"
 	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/eviction"
+	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/network"
 	"clusterctl/nodeagent/node"
+	"clusterctl/nodeagent/plugins"
 	"clusterctl/nodeagent/pods"
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/server"
@@ -111,6 +115,20 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	if err != nil {
 		return err
 	}
+	if err := linkKubeletDir(config.StateDir); err != nil {
+		logger.Warn("plugins cannot be used", "error", err)
+	}
+	drivers := devices.NewDrivers(ctx, client, config.NodeName, logger.With("part", "devices"))
+	claims, err := devices.NewClaims(client, drivers, filepath.Join(config.StateDir, "devices", "claims.json"))
+	if err != nil {
+		return err
+	}
+	start("devices", func() error { return drivers.Run(ctx) })
+	registry := &plugins.Registry{
+		Dir: filepath.Join(config.StateDir, hostconfig.PluginRegistry), Logger: logger.With("part", "plugins"),
+		Handlers: map[string]plugins.Handler{registration.DRAPlugin: drivers},
+	}
+	start("plugins", func() error { return registry.Run(ctx) })
 	evictions, err := eviction.Parse(config.Eviction)
 	if err != nil {
 		return err
@@ -126,7 +144,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		StateDir: config.StateDir, LogDir: hostconfig.PodLogs,
 		Domain: config.Cluster.Domain, DNSAddress: config.Cluster.DNSAddress,
 		HostIPs: []string{config.Address}, MemoryCapacity: int64(memory.Total),
-		Client: client, Runtime: cri, Cgroups: tree,
+		Client: client, Runtime: cri, Cgroups: tree, Devices: &devices.Manager{Claims: claims},
 		Services: core.Services().Lister(), Pods: own.Core().V1().Pods().Informer(),
 		Static:   &staticpods.Folder{Dir: config.ManifestDir, Node: config.NodeName, Logger: logger.With("part", "static pods")},
 		Synced:   []cache.InformerSynced{core.Services().Informer().HasSynced},

@@ -48,6 +48,7 @@ func (h *Hand) Reset(ctx context.Context, report func(string)) error {
 	for _, directory := range []string{hostconfig.LibDir, hostconfig.EtcDir, hostconfig.LogDir, hostconfig.VarDir, hostconfig.RunDir} {
 		r.try("remove "+directory, func() error { return r.removeTree(directory) })
 	}
+	r.try("remove link "+hostconfig.KubeletDir, r.removeKubeletLink)
 	r.try("remove uploaded hands", r.removeHands)
 	return errors.Join(r.faults...)
 }
@@ -232,6 +233,16 @@ func (r *reset) removeTree(directory string) error {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return err
+}
+
+// removeKubeletLink removes the link that the node agent made; what others have
+// there stays.
+func (r *reset) removeKubeletLink() error {
+	link := r.path(hostconfig.KubeletDir)
+	if to, err := os.Readlink(link); err != nil || to != hostconfig.StateDir {
+		return nil
+	}
+	return os.Remove(link)
 }
 
 // removeHands removes copies of this program that were put where /run cannot

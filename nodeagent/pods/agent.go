@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/eviction"
+	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/objects"
 	"clusterctl/nodeagent/probes"
@@ -46,6 +48,14 @@ type StaticPods interface {
 	Watch(ctx context.Context, set func([]*v1.Pod))
 }
 
+// Devices gives pods devices; devices.Manager does.
+type Devices interface {
+	Prepare(ctx context.Context, pod *v1.Pod) error
+	Unprepare(ctx context.Context, pod types.UID) error
+	Pods() []types.UID // that have devices
+	Access(ctx context.Context, pod *v1.Pod, container *v1.Container) (*devices.Access, error)
+}
+
 // Config is what the agent's pods need from their surroundings.
 type Config struct {
 	StateDir       string // volumes and checkpoints of pods
@@ -59,6 +69,7 @@ type Config struct {
 	Client   kubernetes.Interface
 	Runtime  *runtime.Runtime
 	Cgroups  Cgroups
+	Devices  Devices
 	Services corelisters.ServiceLister
 	Pods     cache.SharedIndexInformer // of the pods bound to this node
 	Static   StaticPods                // nil: none
@@ -294,7 +305,7 @@ func (a *Agent) adoptOrphans(ctx context.Context) error {
 		a.Logger.Warn("cannot look for pods that are gone", "error", err)
 		return err
 	}
-	for _, uid := range append(a.Volumes.Pods(), a.Cgroups.Pods()...) {
+	for _, uid := range slices.Concat(a.Volumes.Pods(), a.Cgroups.Pods(), a.Devices.Pods()) {
 		if _, ok := known[uid]; !ok {
 			known[uid] = types.NamespacedName{}
 		}

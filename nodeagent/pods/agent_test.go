@@ -21,6 +21,7 @@ import (
 	critest "k8s.io/cri-api/pkg/apis/testing"
 
 	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/runtime"
 )
 
@@ -47,6 +48,15 @@ type bench struct {
 	stop    func()
 }
 
+type noDevices struct{}
+
+func (noDevices) Prepare(context.Context, *v1.Pod) error     { return nil }
+func (noDevices) Unprepare(context.Context, types.UID) error { return nil }
+func (noDevices) Pods() []types.UID                          { return nil }
+func (noDevices) Access(context.Context, *v1.Pod, *v1.Container) (*devices.Access, error) {
+	return &devices.Access{}, nil
+}
+
 func newBench(t *testing.T) *bench {
 	b := &bench{t: t, client: fake.NewClientset(), cri: critest.NewFakeRuntimeService(), images: critest.NewFakeImageService(), dir: t.TempDir(), groups: noCgroups{}}
 	b.images.SetFakeImages([]string{"docker.io/library/i:latest"})
@@ -65,7 +75,7 @@ func (b *bench) agent(ctx context.Context, cri internalapi.RuntimeService) *Agen
 		Static:   static,
 		StateDir: b.dir, LogDir: filepath.Join(b.dir, "logs"), Domain: "cluster.local", DNSAddress: "10.96.0.10",
 		HostIPs: []string{"192.0.2.1"}, MemoryCapacity: 1 << 30,
-		Client: b.client, Runtime: runtime.New(cri, b.images, logger), Cgroups: b.groups,
+		Client: b.client, Runtime: runtime.New(cri, b.images, logger), Cgroups: b.groups, Devices: noDevices{},
 		Services: factory.Core().V1().Services().Lister(), Pods: factory.Core().V1().Pods().Informer(),
 		Synced:   []cache.InformerSynced{factory.Core().V1().Services().Informer().HasSynced},
 		Recorder: record.NewFakeRecorder(1000), Logger: logger,

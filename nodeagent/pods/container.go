@@ -45,6 +45,10 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	if err != nil {
 		return nil, err
 	}
+	access, err := a.Devices.Access(ctx, pod, c)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Join(a.logDirectory(pod), c.Name), 0o755); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
@@ -71,6 +75,9 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	}
 	for _, part := range c.Args {
 		config.Args = append(config.Args, expand(part, values))
+	}
+	for _, name := range access.CDI {
+		config.CDIDevices = append(config.CDIDevices, &criv1.CDIDevice{Name: name})
 	}
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		config.StopSignal = criv1.Signal(criv1.Signal_value[string(*c.Lifecycle.StopSignal)])

@@ -168,7 +168,7 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 	case Teardown:
 		a.Objects.Release(w.uid)
 		a.images.Forget(s.Pod)
-		return errors.Join(a.Volumes.Teardown(w.uid), a.Cgroups.Remove(w.uid))
+		return errors.Join(a.Devices.Unprepare(ctx, w.uid), a.Volumes.Teardown(w.uid), a.Cgroups.Remove(w.uid))
 	}
 	return nil
 }
@@ -181,6 +181,14 @@ func (w *worker) prepare(ctx context.Context, s *Situation) error {
 			limits = s.Allotment.Group
 		}
 		if err := w.agent.Cgroups.Create(pod, limits); err != nil {
+			return err
+		}
+	}
+	if !s.Prepared {
+		if err := w.agent.Devices.Prepare(ctx, pod); err != nil {
+			if ctx.Err() == nil {
+				w.agent.event(pod, "", v1.EventTypeWarning, "FailedPrepareDynamicResources", fmt.Sprintf("Failed to prepare dynamic resources: %v", err))
+			}
 			return err
 		}
 	}

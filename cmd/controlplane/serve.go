@@ -11,14 +11,9 @@ import (
 	"clusterctl/hostconfig"
 )
 
-// gcPercent trades a little CPU for a heap that stays close to what is in use:
-// most of it is caches, which grow with the cluster and not with its work.
-const gcPercent = 50
-
 // serve runs the API server, and beside it the parts, which stop before it so
 // that they can give up their leases.
 func serve(ctx context.Context, config hostconfig.ControlPlane, parts []part, logger *slog.Logger) error {
-	debug.SetGCPercent(gcPercent)
 	server, err := apiserver.New(ctx, config, apiserver.Options{Logger: logger})
 	if err != nil {
 		return err
@@ -26,6 +21,7 @@ func serve(ctx context.Context, config hostconfig.ControlPlane, parts []part, lo
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 
+	go paceGC(serving)
 	all, ctx := errgroup.WithContext(ctx)
 	all.Go(func() error { return server.Run(serving) })
 	all.Go(func() error {
@@ -41,10 +37,11 @@ func serve(ctx context.Context, config hostconfig.ControlPlane, parts []part, lo
 		if err := notifyReady(); err != nil {
 			return err
 		}
-		running, ctx := errgroup.WithContext(ctx)
+		// Its context ends with Wait: without parts, at once.
+		running, leading := errgroup.WithContext(ctx)
 		for _, part := range parts {
 			running.Go(func() error {
-				return part.lead(ctx, server.ClientConfig(part.user), config, logger)
+				return part.lead(leading, server.ClientConfig(part.user), config, logger)
 			})
 		}
 		if err := running.Wait(); err != nil {

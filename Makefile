@@ -14,7 +14,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build payload test unit integration linearizability helm e2e lint fmt generate demo demo-clean bench-up conformance clean
+.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up conformance clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ build: payload ## build bin/clusterctl (with the payload), bin/controlplane, bin
 payload: ## build what clusterctl carries for the hosts (only what changed)
 	$(GO) run ./bundle/pack -arch $(ARCH) -version $(VERSION)
 
-test: unit integration linearizability helm e2e ## every test; the end-to-end part needs root on Linux and says so where it is skipped
+test: unit integration linearizability kubectl helm e2e ## every test; the end-to-end part needs root on Linux and says so where it is skipped
 
 unit: ## unit tests
 	$(GO) test $$($(GO) list ./... | grep -v -e /test/)
@@ -42,6 +42,9 @@ integration: ## the API server against a real etcd, in one process
 
 linearizability: ## three API servers and etcd members that are killed, judged by what clients saw; TIME=5m for longer
 	CLUSTERCTL_LINEARIZABILITY=$(TIME) $(GO) test -count=1 -timeout 60m -v ./test/linearizability/...
+
+kubectl: ## every verb of kubectl, against a control plane without nodes
+	$(GO) test ./test/kubectl/...
 
 helm: ## Helm 4 installs, upgrades, rolls back and removes a chart (a module of its own)
 	cd test/helm && $(GO) vet ./... && $(GO) test ./...

@@ -92,7 +92,20 @@ type NodeAgent struct {
 	Reserved map[string]string `json:"reserved,omitempty"`
 	// Eviction is when pods have to go because the host runs short.
 	Eviction Eviction `json:"eviction,omitzero"`
+	// Shutdown is how long pods get when the host goes down, by priority; nil:
+	// DefaultShutdown.
+	Shutdown []ShutdownGrace `json:"shutdown,omitempty"`
 }
+
+// ShutdownGrace is for pods of a priority and above.
+type ShutdownGrace struct {
+	Priority int32 `json:"priority"`
+	Seconds  int   `json:"seconds"`
+}
+
+// DefaultShutdown has pods that the cluster cannot do without outlive the
+// others. Its sum has to fit into TimeoutStopSec of the agent's unit.
+var DefaultShutdown = []ShutdownGrace{{Priority: 0, Seconds: 20}, {Priority: 2_000_000_000, Seconds: 10}}
 
 // Eviction says how little of something may be left: by signal
 // ("memory.available", "nodefs.available", …) a quantity or a percentage.

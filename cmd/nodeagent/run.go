@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -50,6 +51,9 @@ const gcPercent = 40
 // run runs the node agent until ctx ends or a part of it fails.
 func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) error {
 	debug.SetGCPercent(gcPercent)
+	told := ctx // to stop; what follows goes on until pods have been ended
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	start := func(name string, part func() error) {
 		group.Go(func() error {
@@ -59,6 +63,20 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 			return nil
 		})
 	}
+
+	var shutDown atomic.Pointer[func()]
+	start("shutdown", func() error {
+		defer stop()
+		select {
+		case <-told.Done():
+		case <-ctx.Done():
+			return nil
+		}
+		if end := shutDown.Load(); end != nil && hostStops() {
+			(*end)()
+		}
+		return nil
+	})
 
 	// The load balancer first: everything else reaches the API through it.
 	if config.ListenAPILB != "" {
@@ -136,6 +154,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	var agent *pods.Agent
 	self := node.New(node.Config{
 		Pressures: func() []v1.NodeConditionType { return agent.Pressures() },
+		Leaving:   func() bool { return agent.ShuttingDown() },
 		Agent:     config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
 	recorder, stopEvents := newRecorder(client, config.NodeName)
 	defer stopEvents()
@@ -151,6 +170,12 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Recorder: recorder, Logger: logger.With("part", "pods"),
 		Node: self.Current, NetworkReady: self.NetworkReady,
 	})
+	end := func() {
+		logger.Info("the host goes down: ending pods")
+		time.AfterFunc(100*time.Millisecond, self.Hurry)
+		agent.Shutdown(ctx, shutdownGroups(config))
+	}
+	shutDown.Store(&end)
 	start("server", func() error {
 		return server.Run(ctx, server.Config{
 			Listen: fmt.Sprintf(":%d", hostconfig.PortNodeAgent), ClientCA: pki.ClusterCA(), GetCertificate: keeper.Serving,

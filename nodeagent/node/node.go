@@ -42,6 +42,8 @@ type Config struct {
 	Logger  *slog.Logger
 	// Pressures are what the host runs short of; nil: nothing.
 	Pressures func() []v1.NodeConditionType
+	// Leaving says that the host is going down; nil: never.
+	Leaving func() bool
 }
 
 // Node is this host's Node object. Safe for concurrent use.
@@ -49,10 +51,19 @@ type Node struct {
 	Config
 	last         atomic.Pointer[v1.Node] // as the API last returned it
 	networkReady atomic.Bool
+	hurry        chan struct{}
 }
 
 // New makes a Node; nothing is sent before Register.
-func New(config Config) *Node { return &Node{Config: config} }
+func New(config Config) *Node { return &Node{Config: config, hurry: make(chan struct{}, 1)} }
+
+// Hurry makes Run look at the host at once.
+func (n *Node) Hurry() {
+	select {
+	case n.hurry <- struct{}{}:
+	default:
+	}
+}
 
 // Current is the node as the API has it; nil before Register.
 func (n *Node) Current() *v1.Node {
@@ -176,6 +187,7 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(wait):
+		case <-n.hurry:
 		}
 		wait = statusPeriod
 		did, err := n.report(ctx, time.Since(sent) > statusReport)

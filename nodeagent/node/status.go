@@ -86,6 +86,9 @@ func (n *Node) describe(ctx context.Context, status *v1.NodeStatus) {
 	} else {
 		set(v1.NodePIDPressure, false, "KubeletHasSufficientPID", "kubelet has sufficient PID available")
 	}
+	if ready && n.Leaving != nil && n.Leaving() {
+		ready, message = false, "node is shutting down"
+	}
 	if ready {
 		set(v1.NodeReady, true, "KubeletReady", "kubelet is posting ready status")
 	} else {

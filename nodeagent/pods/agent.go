@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -95,6 +96,8 @@ type Agent struct {
 	evictions *eviction.Manager
 	collector *images.Collector
 
+	down atomic.Bool // the host is going down
+
 	mu      sync.Mutex
 	workers map[types.UID]*worker
 	statics map[types.NamespacedName]*v1.Pod // as they shall be
@@ -107,7 +110,7 @@ func New(ctx context.Context, config Config) *Agent {
 	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now()}
 	a.ledger = newLedger(config.Node, a.Wake)
 	a.evictions = eviction.New(config.Eviction, host{a}, config.Logger)
-	a.ledger.refuse = a.evictions.Admit
+	a.ledger.refuse = a.refuseWhenDown
 	a.Objects = objects.New(ctx, config.Client, a.refresh)
 	a.Volumes = volumes.New(volumes.Config{
 		PodsDir:     filepath.Join(config.StateDir, "pods"),
@@ -287,6 +290,12 @@ func (a *Agent) gone(pod *v1.Pod) {
 func (a *Agent) hire(pod *v1.Pod, orphan bool) {
 	w := newWorker(a, pod, orphan)
 	a.workers[pod.UID] = w
+	if w.static {
+		item, _, _ := a.Config.Pods.GetStore().GetByKey(w.name.String())
+		if mirror, ok := item.(*v1.Pod); ok && isMirror(mirror) {
+			w.mirrored(mirror, false) // of its predecessor, or of its own before a restart
+		}
+	}
 	ctx := a.ctx
 	a.wg.Go(func() {
 		w.run(ctx)

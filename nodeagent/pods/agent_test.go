@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -96,6 +98,32 @@ func (b *bench) start() {
 		cancel()
 		if err := <-done; err != nil {
 			b.t.Error(err)
+		}
+	}
+}
+
+// watching returns once the agent follows the API: what happens between a list
+// and the watch that follows it is lost on the fake. The agent removes mirrors
+// of nothing; one that is made after another has been removed comes by a watch.
+func (b *bench) watching() {
+	b.t.Helper()
+	removed := 0
+	for i := 0; removed < 2; i++ {
+		if i == 1000 {
+			b.t.Fatal("the agent never follows the API")
+		}
+		probe := &v1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "probes", Name: fmt.Sprint("p", i), Annotations: map[string]string{v1.MirrorPodAnnotationKey: ""}}}
+		probes := b.client.CoreV1().Pods(probe.Namespace)
+		if _, err := probes.Create(b.t.Context(), probe, metav1.CreateOptions{}); err != nil {
+			b.t.Fatal(err)
+		}
+		for range 5 {
+			time.Sleep(10 * time.Millisecond)
+			if _, err := probes.Get(b.t.Context(), probe.Name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+				removed++
+				break
+			}
 		}
 	}
 }

@@ -369,6 +369,10 @@ func (w *worker) patchStatus(ctx context.Context, pod *v1.Pod, status v1.PodStat
 		return fmt.Errorf("encode patch: %w", err)
 	}
 	got, err := w.agent.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if apierrors.IsNotFound(err) && w.static {
+		w.mirrored(pod, true)
+		return nil
+	}
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // gone, or another pod of the same name: the watch will tell
 	}
@@ -377,7 +381,12 @@ func (w *worker) patchStatus(ctx context.Context, pod *v1.Pod, status v1.PodStat
 	}
 	got.ManagedFields = nil
 	if w.static {
-		w.mirrored(got, false)
+		w.mu.Lock()
+		current := w.mirror != nil && w.mirror.UID == got.UID // and not gone meanwhile
+		w.mu.Unlock()
+		if current {
+			w.mirrored(got, false)
+		}
 		return nil
 	}
 	w.update(got)

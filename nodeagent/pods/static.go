@@ -188,7 +188,7 @@ func (w *worker) mirrored(mirror *v1.Pod, gone bool) {
 		}
 	case w.mirror == nil || w.mirror.UID != mirror.UID || !older(mirror, w.mirror):
 		w.mirror = mirror
-		if mirrors(mirror, w.pod) {
+		if mirrors(mirror, w.pod) && !w.outdated(mirror) {
 			pod := w.pod.DeepCopy()
 			pod.Status = *mirror.Status.DeepCopy()
 			w.pod = pod
@@ -198,10 +198,14 @@ func (w *worker) mirrored(mirror *v1.Pod, gone bool) {
 	w.poke()
 }
 
+// outdated says that the mirror tells of an end that the pod has left behind:
+// it was ended with its host, and runs again. w.mu is held.
+func (w *worker) outdated(mirror *v1.Pod) bool { return finished(mirror.Status.Phase) && w.end == nil }
+
 // reportStatic shows a static pod to the API: a mirror that is not its own, or
 // that somebody deletes, is replaced. w.mu is held.
 func (w *worker) reportStatic(ctx context.Context, status v1.PodStatus, told bool) {
-	if w.mirror == nil || w.mirror.DeletionTimestamp != nil || !mirrors(w.mirror, w.pod) {
+	if w.mirror == nil || w.mirror.DeletionTimestamp != nil || !mirrors(w.mirror, w.pod) || w.outdated(w.mirror) {
 		if !told {
 			pod := w.pod.DeepCopy()
 			pod.Status = status

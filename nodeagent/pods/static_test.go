@@ -38,8 +38,10 @@ func TestStaticPodIsMirroredReplacedAndRemoved(t *testing.T) {
 	b.node = sizedNode("1")
 	b.node.Name, b.node.UID = "here", "node"
 	b.static = make(manifests, 10)
-	b.static <- []*v1.Pod{staticPod("one")}
+	b.static <- nil
 	b.start()
+	b.watching()
+	b.static <- []*v1.Pod{staticPod("one")}
 	mirrorOf := func(uid string) func(*v1.Pod) bool {
 		return func(p *v1.Pod) bool {
 			return p != nil && p.Annotations[v1.MirrorPodAnnotationKey] == uid && ready(p)
@@ -64,6 +66,7 @@ func TestStaticPodIsMirroredReplacedAndRemoved(t *testing.T) {
 	b.stop()
 	b.static <- []*v1.Pod{staticPod("one")}
 	b.start()
+	b.watching()
 	pod = b.until("shown still", mirrorOf("one"))
 	if got := pod.Status.ContainerStatuses[0].ContainerID; got != container {
 		t.Errorf("a restart of the agent restarted the pod: %s, was %s", got, container)

@@ -1,0 +1,119 @@
+package pods
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// ShutdownGroup is how long pods from a priority on get when the host goes
+// down.
+type ShutdownGroup struct {
+	Priority int32
+	Grace    time.Duration
+}
+
+const (
+	shutdownReason  = "Terminated"
+	shutdownMessage = "Pod was terminated in response to imminent node shutdown."
+	shutdownPoll    = 100 * time.Millisecond
+)
+
+// ShuttingDown says that the host is going down.
+func (a *Agent) ShuttingDown() bool { return a.down.Load() }
+
+// Shutdown ends all pods because the host goes down, the least important group
+// first, and lets no new ones in. It returns when they have ended, or had their
+// time.
+func (a *Agent) Shutdown(ctx context.Context, groups []ShutdownGroup) {
+	a.down.Store(true)
+	if node := a.Config.Node(); node != nil {
+		a.Recorder.Event(&v1.ObjectReference{Kind: "Node", Name: node.Name, UID: types.UID(node.Name)},
+			v1.EventTypeNormal, "Shutdown", "Shutdown manager detected shutdown event")
+	}
+	for i, pods := range byPriority(groups, a.ledger.rooms()) {
+		a.endForShutdown(ctx, pods, sorted(groups)[i].Grace)
+	}
+}
+
+func (a *Agent) endForShutdown(ctx context.Context, pods []*v1.Pod, most time.Duration) {
+	if len(pods) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for _, pod := range pods {
+		grace := int64(most / time.Second)
+		if own := pod.Spec.TerminationGracePeriodSeconds; own != nil {
+			grace = min(grace, *own)
+		}
+		a.mu.Lock()
+		w := a.workers[pod.UID]
+		a.mu.Unlock()
+		if w != nil {
+			w.finishWith(&End{Phase: v1.PodFailed, Reason: shutdownReason, Message: shutdownMessage,
+				Disrupted: v1.PodReasonTerminationByKubelet, Grace: grace, Since: time.Now()})
+		}
+	}
+	ticker := time.NewTicker(shutdownPoll)
+	defer ticker.Stop()
+	for {
+		left := 0
+		for _, room := range a.ledger.rooms() {
+			if slices.ContainsFunc(pods, func(p *v1.Pod) bool { return p.UID == room.UID }) {
+				left++
+			}
+		}
+		if left == 0 {
+			a.Logger.Info("ended pods for the shutdown", "pods", len(pods))
+			return
+		}
+		select {
+		case <-ctx.Done():
+			a.Logger.Warn("pods take longer to end than the shutdown can wait", "pods", left)
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// refuseWhenDown keeps pods from a host that is going down.
+func (a *Agent) refuseWhenDown(pod *v1.Pod) (reason, message string) {
+	if a.ShuttingDown() {
+		return "NodeShutdown", "Pod was rejected as the node is shutting down."
+	}
+	return a.evictions.Admit(pod)
+}
+
+func sorted(groups []ShutdownGroup) []ShutdownGroup {
+	groups = slices.Clone(groups)
+	slices.SortFunc(groups, func(a, b ShutdownGroup) int { return cmp.Compare(a.Priority, b.Priority) })
+	return groups
+}
+
+// byPriority puts every pod into the highest group that it reaches, or into
+// the lowest. Groups come in the order of their priorities.
+func byPriority(groups []ShutdownGroup, pods []*v1.Pod) [][]*v1.Pod {
+	if len(groups) == 0 {
+		return nil
+	}
+	lists := make([][]*v1.Pod, len(groups))
+	for _, pod := range pods {
+		priority := int32(0)
+		if p := pod.Spec.Priority; p != nil {
+			priority = *p
+		}
+		at := 0
+		for i, g := range sorted(groups) {
+			if g.Priority <= priority {
+				at = i
+			}
+		}
+		lists[at] = append(lists[at], pod)
+	}
+	return lists
+}

@@ -46,8 +46,9 @@ linearizability: ## three API servers and etcd members that are killed, judged b
 kubectl: ## every verb of kubectl, against a control plane without nodes
 	$(GO) test ./test/kubectl/...
 
+# -mod=mod: what the product's go.mod gains, that of the test need not be told.
 helm: ## Helm 4 installs, upgrades, rolls back and removes a chart (a module of its own)
-	cd test/helm && $(GO) vet ./... && $(GO) test ./...
+	cd test/helm && $(GO) vet -mod=mod ./... && $(GO) test -mod=mod ./...
 
 e2e: ## clusters on lab hosts, through the built programs (Linux, root)
 	@if [ "$$(uname -s)" != Linux ] || [ "$$(id -u)" != 0 ]; then \

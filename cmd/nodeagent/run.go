@@ -28,8 +28,8 @@ import (
 	"clusterctl/nodeagent/apilb"
 	"clusterctl/nodeagent/certs"
 	"clusterctl/nodeagent/cgroups"
-	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/devices"
+	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/network"
 	"clusterctl/nodeagent/node"
 	"clusterctl/nodeagent/plugins"
@@ -141,10 +141,15 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	start("devices", func() error { return drivers.Run(ctx) })
+	devicePlugins, err := devices.NewPlugins(ctx, filepath.Join(config.StateDir, "device-plugins"), filepath.Join(config.StateDir, "devices", "plugins.json"), logger.With("part", "devices"))
+	if err != nil {
+		return err
+	}
+	start("device drivers", func() error { return drivers.Run(ctx) })
+	start("device plugins", func() error { return devicePlugins.Run(ctx) })
 	registry := &plugins.Registry{
 		Dir: filepath.Join(config.StateDir, hostconfig.PluginRegistry), Logger: logger.With("part", "plugins"),
-		Handlers: map[string]plugins.Handler{registration.DRAPlugin: drivers},
+		Handlers: map[string]plugins.Handler{registration.DRAPlugin: drivers, registration.DevicePlugin: devicePlugins},
 	}
 	start("plugins", func() error { return registry.Run(ctx) })
 	evictions, err := eviction.Parse(config.Eviction)
@@ -153,6 +158,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	}
 	var agent *pods.Agent
 	self := node.New(node.Config{
+		Extended: devicePlugins.Extended, Changed: devicePlugins.Changed(),
 		Pressures: func() []v1.NodeConditionType { return agent.Pressures() },
 		Leaving:   func() bool { return agent.ShuttingDown() },
 		Agent:     config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
@@ -163,7 +169,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		StateDir: config.StateDir, LogDir: hostconfig.PodLogs,
 		Domain: config.Cluster.Domain, DNSAddress: config.Cluster.DNSAddress,
 		HostIPs: []string{config.Address}, MemoryCapacity: int64(memory.Total),
-		Client: client, Runtime: cri, Cgroups: tree, Devices: &devices.Manager{Claims: claims},
+		Client: client, Runtime: cri, Cgroups: tree, Devices: &devices.Manager{Claims: claims, Plugins: devicePlugins},
 		Services: core.Services().Lister(), Pods: own.Core().V1().Pods().Informer(),
 		Static:   &staticpods.Folder{Dir: config.ManifestDir, Node: config.NodeName, Logger: logger.With("part", "static pods")},
 		Synced:   []cache.InformerSynced{core.Services().Informer().HasSynced},

@@ -39,7 +39,11 @@ type Config struct {
 	Client  kubernetes.Interface
 	Lister  corelisters.NodeLister // may be behind; Registered is used until it knows the node
 	Runtime *runtime.Runtime
-	Logger  *slog.Logger
+	// Extended is what plugins bring to the node, zero where they are gone;
+	// Changed tells when it changes. Both may be nil.
+	Extended func() (capacity, allocatable v1.ResourceList)
+	Changed  <-chan struct{}
+	Logger   *slog.Logger
 	// Pressures are what the host runs short of; nil: nothing.
 	Pressures func() []v1.NodeConditionType
 	// Leaving says that the host is going down; nil: never.
@@ -188,6 +192,7 @@ func (n *Node) Run(ctx context.Context) error {
 			return nil
 		case <-time.After(wait):
 		case <-n.hurry:
+		case <-n.Changed:
 		}
 		wait = statusPeriod
 		did, err := n.report(ctx, time.Since(sent) > statusReport)

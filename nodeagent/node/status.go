@@ -48,7 +48,9 @@ func (n *Node) describe(ctx context.Context, status *v1.NodeStatus) {
 	status.DaemonEndpoints.KubeletEndpoint.Port = hostconfig.PortNodeAgent
 	memory, _ := stats.ReadMemory()
 	disk, _ := stats.ReadDisk(n.Agent.StateDir)
+	before := status.Capacity
 	n.capacity(status, memory, disk)
+	n.extend(status, before)
 	version, versionErr := n.Runtime.Version(ctx, "v1")
 	status.NodeInfo = systemInfo()
 	if versionErr == nil {

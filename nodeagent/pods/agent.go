@@ -20,8 +20,8 @@ import (
 
 	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/cgroups"
-	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/devices"
+	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/objects"
 	"clusterctl/nodeagent/probes"

@@ -45,6 +45,7 @@ type bench struct {
 	dir     string
 	node    *v1.Node // nil: room for everything
 	groups  Cgroups
+	devices Devices
 	static  manifests
 	running *Agent
 	stop    func()
@@ -60,7 +61,7 @@ func (noDevices) Access(context.Context, *v1.Pod, *v1.Container) (*devices.Acces
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, client: fake.NewClientset(), cri: critest.NewFakeRuntimeService(), images: critest.NewFakeImageService(), dir: t.TempDir(), groups: noCgroups{}}
+	b := &bench{t: t, client: fake.NewClientset(), cri: critest.NewFakeRuntimeService(), images: critest.NewFakeImageService(), dir: t.TempDir(), groups: noCgroups{}, devices: noDevices{}}
 	b.images.SetFakeImages([]string{"docker.io/library/i:latest"})
 	return b
 }
@@ -77,7 +78,7 @@ func (b *bench) agent(ctx context.Context, cri internalapi.RuntimeService) *Agen
 		Static:   static,
 		StateDir: b.dir, LogDir: filepath.Join(b.dir, "logs"), Domain: "cluster.local", DNSAddress: "10.96.0.10",
 		HostIPs: []string{"192.0.2.1"}, MemoryCapacity: 1 << 30,
-		Client: b.client, Runtime: runtime.New(cri, b.images, logger), Cgroups: b.groups, Devices: noDevices{},
+		Client: b.client, Runtime: runtime.New(cri, b.images, logger), Cgroups: b.groups, Devices: b.devices,
 		Services: factory.Core().V1().Services().Lister(), Pods: factory.Core().V1().Pods().Informer(),
 		Synced:   []cache.InformerSynced{factory.Core().V1().Services().Informer().HasSynced},
 		Recorder: record.NewFakeRecorder(1000), Logger: logger,

@@ -13,6 +13,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/volumes"
@@ -41,7 +42,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	if err != nil {
 		return nil, err
 	}
-	devices, err := blockDevices(c, mounted)
+	block, err := blockDevices(c, mounted)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +59,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 		WorkingDir:  c.WorkingDir,
 		Envs:        env,
 		Mounts:      mounts,
-		Devices:     devices,
+		Devices:     block,
 		Labels:      runtime.ContainerLabels(pod, c.Name),
 		Annotations: runtime.ContainerAnnotations(pod, c, Hash(c), attempt),
 		LogPath:     filepath.Join(c.Name, strconv.FormatUint(uint64(attempt), 10)+".log"),
@@ -76,13 +77,31 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	for _, part := range c.Args {
 		config.Args = append(config.Args, expand(part, values))
 	}
-	for _, name := range access.CDI {
-		config.CDIDevices = append(config.CDIDevices, &criv1.CDIDevice{Name: name})
-	}
+	give(config, access)
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		config.StopSignal = criv1.Signal(criv1.Signal_value[string(*c.Lifecycle.StopSignal)])
 	}
 	return config, nil
+}
+
+// give lets a container have its devices. What the pod itself says of an
+// environment variable counts.
+func give(config *criv1.ContainerConfig, access *devices.Access) {
+	for _, name := range access.CDI {
+		config.CDIDevices = append(config.CDIDevices, &criv1.CDIDevice{Name: name})
+	}
+	env := make([]*criv1.KeyValue, 0, len(access.Env)+len(config.Envs))
+	for _, key := range slices.Sorted(maps.Keys(access.Env)) {
+		env = append(env, &criv1.KeyValue{Key: key, Value: []byte(access.Env[key])})
+	}
+	config.Envs = append(env, config.Envs...)
+	config.Mounts = append(config.Mounts, access.Mounts...)
+	config.Devices = append(config.Devices, access.Devices...)
+	for key, value := range access.Annotations {
+		if _, ours := config.Annotations[key]; !ours {
+			config.Annotations[key] = value
+		}
+	}
 }
 
 // mounts are the container's volumes, its hosts file and its termination log.

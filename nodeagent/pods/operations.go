@@ -16,6 +16,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/volumes"
@@ -186,7 +187,11 @@ func (w *worker) prepare(ctx context.Context, s *Situation) error {
 	}
 	if !s.Prepared {
 		if err := w.agent.Devices.Prepare(ctx, pod); err != nil {
-			if ctx.Err() == nil {
+			if refusal := (*devices.Refusal)(nil); errors.As(err, &refusal) && s.Actual.Empty() {
+				w.mu.Lock()
+				w.refused = refusal
+				w.mu.Unlock()
+			} else if ctx.Err() == nil {
 				w.agent.event(pod, "", v1.EventTypeWarning, "FailedPrepareDynamicResources", fmt.Sprintf("Failed to prepare dynamic resources: %v", err))
 			}
 			return err

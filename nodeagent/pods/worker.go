@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
+	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/probes"
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/volumes"
@@ -41,6 +42,7 @@ type worker struct {
 	operations map[string]*operation
 	finished   uint64 // operations so far: what was observed before one is out of date
 	prepared   bool
+	refused    *devices.Refusal // there are no devices for the pod
 	tornDown   bool
 	mounted    *volumes.Mounted
 	stale      bool                 // contents of volumes changed
@@ -323,6 +325,11 @@ func (w *worker) reasonToEnd(s *Situation) *End {
 			return end
 		}
 		s.Pod, s.Allotment = w.allotment.Granted.of(w.pod), w.allotment.clone()
+	}
+	if w.refused != nil {
+		end.Phase, end.Reason, end.Message = v1.PodFailed, "UnexpectedAdmissionError", "Pod was rejected: "+w.refused.Error()
+		w.agent.event(pod, "", v1.EventTypeWarning, end.Reason, w.refused.Error())
+		return end
 	}
 	if deadline := w.deadline(); !deadline.IsZero() && !s.Now.Before(deadline) {
 		end.Phase, end.Reason = v1.PodFailed, "DeadlineExceeded"

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"clusterctl/test/fixture"
@@ -166,6 +167,9 @@ func (h *history) refuse(err error) {
 func reason(err error) string {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return "connection refused"
+	}
+	if known := apierrors.ReasonForError(err); known != metav1.StatusReasonUnknown {
+		return string(known)
 	}
 	return err.Error()
 }

@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -8,8 +10,11 @@ import (
 	"strconv"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -82,6 +87,7 @@ func (s *Server) authenticate(config *genericapiserver.Config) error {
 		Tokens:             s.tokens,
 		Identities:         &s.inProcess.identities,
 		Lookup:             s.lookupObject,
+		Used:               s.labelUsed,
 		Providers:          providers,
 		AnonymousDiscovery: s.config.AnonymousDiscovery,
 	})
@@ -97,6 +103,19 @@ func (s *Server) authenticate(config *genericapiserver.Config) error {
 		}
 	}
 	return nil
+}
+
+// labelUsed notes the day on which a token that lives in a secret was used.
+func (s *Server) labelUsed(ctx context.Context, secret *corev1.Secret, day string) {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": secret.UID, "labels": map[string]string{authn.LastUsedLabel: day},
+	}})
+	if err == nil {
+		_, err = s.client.CoreV1().Secrets(secret.Namespace).Patch(ctx, secret.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	}
+	if err != nil {
+		s.logger.Warn("Use of a service-account token is not noted", "secret", secret.Namespace+"/"+secret.Name, "error", err)
+	}
 }
 
 // authorize fills in who may do what. The first authorizer that has an

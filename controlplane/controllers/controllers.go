@@ -3,7 +3,7 @@
 // is made of stands in package reconcile; each of the other packages below is
 // one controller (csr and history are what some of them share). They talk to
 // the API server only, and import nothing else of the control plane but how
-// package quota measures objects.
+// package quota measures objects and how package authn signs tokens.
 package controllers
 
 import (
@@ -30,6 +30,7 @@ import (
 	"clusterctl/controlplane/controllers/ephemeralvolume"
 	"clusterctl/controlplane/controllers/garbagecollector"
 	"clusterctl/controlplane/controllers/job"
+	"clusterctl/controlplane/controllers/legacytokens"
 	"clusterctl/controlplane/controllers/namespace"
 	"clusterctl/controlplane/controllers/nodeipam"
 	"clusterctl/controlplane/controllers/nodelifecycle"
@@ -91,6 +92,9 @@ var table = []struct {
 	{"ephemeralvolume", plain(ephemeralvolume.New)},
 	{"namespace", plain(namespace.New)},
 	{"serviceaccount", plain(serviceaccount.New)},
+	{"legacytokens", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
+		return legacytokens.New(env, c.PKI)
+	}},
 	{"rootca", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
 		return rootca.New(env, c.PKI.ClusterCA())
 	}},

@@ -142,7 +142,7 @@ func TestServiceAccountToken(t *testing.T) {
 	if info, err := whoAmI(t, c.Token(elsewhere)); !apierrors.IsUnauthorized(err) {
 		t.Errorf("token for others: %+v, %v, want unauthorized", info, err)
 	}
-	if info, err := whoAmI(t, c.Token(tamper(free))); !apierrors.IsUnauthorized(err) {
+	if info, err := whoAmI(t, c.Token(tamper(free, ":default"))); !apierrors.IsUnauthorized(err) {
 		t.Errorf("token with another payload: %+v, %v, want unauthorized", info, err)
 	}
 
@@ -161,10 +161,10 @@ func TestServiceAccountToken(t *testing.T) {
 }
 
 // tamper changes the payload of a token and leaves its signature.
-func tamper(token string) string {
+func tamper(token, subject string) string {
 	parts := strings.Split(token, ".")
 	payload, _ := base64.RawURLEncoding.DecodeString(parts[1])
-	parts[1] = base64.RawURLEncoding.EncodeToString([]byte(strings.Replace(string(payload), ":default", ":another", 1)))
+	parts[1] = base64.RawURLEncoding.EncodeToString([]byte(strings.Replace(string(payload), subject, ":another", 1)))
 	return strings.Join(parts, ".")
 }
 

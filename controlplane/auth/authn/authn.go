@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
@@ -31,6 +32,8 @@ type Config struct {
 	Tokens       *ServiceAccountTokens
 	Identities   *Identities
 	Lookup       Lookup
+	// Used labels a secret whose token was used for the first time on a day.
+	Used func(ctx context.Context, secret *corev1.Secret, day string)
 
 	// Providers accepts tokens of OIDC providers; nil: there are none.
 	Providers authenticator.Token
@@ -59,6 +62,7 @@ func New(config Config) (*Authentication, error) {
 		CAContentProvider:   config.FrontProxyCA,
 	}
 	kept := []authenticator.Token{
+		&legacyAuthenticator{tokens: config.Tokens, lookup: config.Lookup, used: config.Used},
 		&serviceAccountAuthenticator{tokens: config.Tokens, lookup: config.Lookup},
 		authenticator.WrapAudienceAgnosticToken(audiences, &bootstrapAuthenticator{lookup: config.Lookup}),
 	}

@@ -133,17 +133,20 @@ func (t *ServiceAccountTokens) verify(token string) (c *claims, mine bool, err e
 		jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}),
 		jwt.WithIssuer(t.issuer), jwt.WithExpirationRequired(), jwt.WithLeeway(leeway))
 	c = &claims{}
-	_, err = parser.ParseWithClaims(token, c, func(parsed *jwt.Token) (any, error) {
-		id, _ := parsed.Header["kid"].(string)
-		if key, ok := t.public[id]; ok {
-			return key, nil
-		}
-		return nil, fmt.Errorf("no key with the ID %q", id)
-	})
+	_, err = parser.ParseWithClaims(token, c, t.key)
 	if err != nil {
 		return nil, true, fmt.Errorf("verify service-account token: %w", err)
 	}
 	return c, true, nil
+}
+
+// key finds the key that a token was signed with.
+func (t *ServiceAccountTokens) key(parsed *jwt.Token) (any, error) {
+	id, _ := parsed.Header["kid"].(string)
+	if key, ok := t.public[id]; ok {
+		return key, nil
+	}
+	return nil, fmt.Errorf("no key with the ID %q", id)
 }
 
 // leeway is how far clocks may be apart.

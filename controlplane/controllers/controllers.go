@@ -36,6 +36,7 @@ import (
 	"clusterctl/controlplane/controllers/nodelifecycle"
 	"clusterctl/controlplane/controllers/persistentvolume"
 	"clusterctl/controlplane/controllers/podgc"
+	"clusterctl/controlplane/controllers/policytypes"
 	"clusterctl/controlplane/controllers/reconcile"
 	"clusterctl/controlplane/controllers/replicaset"
 	"clusterctl/controlplane/controllers/resourceclaim"
@@ -95,6 +96,7 @@ var table = []struct {
 	{"legacytokens", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
 		return legacytokens.New(env, c.PKI)
 	}},
+	{"policytypes", plain(policytypes.New)},
 	{"rootca", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
 		return rootca.New(env, c.PKI.ClusterCA())
 	}},

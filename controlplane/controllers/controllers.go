@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
+	"clusterctl/controlplane/controllers/attachdetach"
 	"clusterctl/controlplane/controllers/clusterroles"
 	"clusterctl/controlplane/controllers/cronjob"
 	"clusterctl/controlplane/controllers/csrapprove"
@@ -49,6 +50,7 @@ import (
 	"clusterctl/controlplane/controllers/tainteviction"
 	"clusterctl/controlplane/controllers/tokenclean"
 	"clusterctl/controlplane/controllers/ttlafterfinished"
+	"clusterctl/controlplane/controllers/volumeexpand"
 	"clusterctl/hostconfig"
 )
 
@@ -91,6 +93,8 @@ var table = []struct {
 	{"storageprotection", plain(storageprotection.New)},
 	{"persistentvolume", plain(persistentvolume.New)},
 	{"ephemeralvolume", plain(ephemeralvolume.New)},
+	{"attachdetach", plain(attachdetach.New)},
+	{"volumeexpand", plain(volumeexpand.New)},
 	{"namespace", plain(namespace.New)},
 	{"serviceaccount", plain(serviceaccount.New)},
 	{"legacytokens", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {

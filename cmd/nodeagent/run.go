@@ -28,6 +28,7 @@ import (
 	"clusterctl/nodeagent/apilb"
 	"clusterctl/nodeagent/certs"
 	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/csi"
 	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/network"
@@ -39,6 +40,7 @@ import (
 	"clusterctl/nodeagent/serviceproxy"
 	"clusterctl/nodeagent/staticpods"
 	"clusterctl/nodeagent/stats"
+	"clusterctl/nodeagent/volumes"
 )
 
 // cgroupRoot is where the kernel's control groups are mounted.
@@ -133,8 +135,10 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	if err != nil {
 		return err
 	}
+	root := hostconfig.KubeletDir // the state directory, as published drivers know it
 	if err := linkKubeletDir(config.StateDir); err != nil {
-		logger.Warn("plugins cannot be used", "error", err)
+		logger.Warn("plugins that insist on this path cannot be used", "path", root, "error", err)
+		root = config.StateDir
 	}
 	drivers := devices.NewDrivers(ctx, client, config.NodeName, logger.With("part", "devices"))
 	claims, err := devices.NewClaims(client, drivers, filepath.Join(config.StateDir, "devices", "claims.json"))
@@ -147,21 +151,23 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	}
 	start("device drivers", func() error { return drivers.Run(ctx) })
 	start("device plugins", func() error { return devicePlugins.Run(ctx) })
-	registry := &plugins.Registry{
-		Dir: filepath.Join(config.StateDir, hostconfig.PluginRegistry), Logger: logger.With("part", "plugins"),
-		Handlers: map[string]plugins.Handler{registration.DRAPlugin: drivers, registration.DevicePlugin: devicePlugins},
-	}
-	start("plugins", func() error { return registry.Run(ctx) })
 	evictions, err := eviction.Parse(config.Eviction)
 	if err != nil {
 		return err
 	}
 	var agent *pods.Agent
-	self := node.New(node.Config{
+	var self *node.Node
+	tokens := volumes.NewTokens(client)
+	storage := csi.New(csi.Config{
+		NodeName: config.NodeName, Root: root, Client: client,
+		Node: func() *v1.Node { return self.Current() }, Token: tokens.ForDriver, Logger: logger.With("part", "csi"),
+	})
+	self = node.New(node.Config{
 		Extended: devicePlugins.Extended, Changed: devicePlugins.Changed(),
-		Pressures: func() []v1.NodeConditionType { return agent.Pressures() },
-		Leaving:   func() bool { return agent.ShuttingDown() },
-		Agent:     config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
+		VolumesInUse: storage.InUse,
+		Pressures:    func() []v1.NodeConditionType { return agent.Pressures() },
+		Leaving:      func() bool { return agent.ShuttingDown() },
+		Agent:        config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
 	recorder, stopEvents := newRecorder(client, config.NodeName)
 	defer stopEvents()
 	agent = pods.New(ctx, pods.Config{
@@ -171,8 +177,9 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		HostIPs: []string{config.Address}, MemoryCapacity: int64(memory.Total),
 		Client: client, Runtime: cri, Cgroups: tree, Devices: &devices.Manager{Claims: claims, Plugins: devicePlugins},
 		Services: core.Services().Lister(), Pods: own.Core().V1().Pods().Informer(),
-		Static:   &staticpods.Folder{Dir: config.ManifestDir, Node: config.NodeName, Logger: logger.With("part", "static pods")},
-		Synced:   []cache.InformerSynced{core.Services().Informer().HasSynced},
+		Static: &staticpods.Folder{Dir: config.ManifestDir, Node: config.NodeName, Logger: logger.With("part", "static pods")},
+		Synced: []cache.InformerSynced{core.Services().Informer().HasSynced},
+		Tokens: tokens, Drivers: storage,
 		Recorder: recorder, Logger: logger.With("part", "pods"),
 		Node: self.Current, NetworkReady: self.NetworkReady,
 	})
@@ -197,6 +204,13 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		return self.Run(ctx)
 	})
 	start("pods", func() error { return agent.Run(ctx) })
+	start("plugins", func() error {
+		registry := &plugins.Registry{
+			Dir: filepath.Join(config.StateDir, hostconfig.PluginRegistry), Logger: logger.With("part", "plugins"),
+			Handlers: map[string]plugins.Handler{registration.CSIPlugin: storage, registration.DRAPlugin: drivers, registration.DevicePlugin: devicePlugins},
+		}
+		return registry.Run(ctx)
+	})
 
 	own.Start(ctx.Done())
 	shared.Start(ctx.Done())

@@ -48,6 +48,8 @@ type Config struct {
 	Pressures func() []v1.NodeConditionType
 	// Leaving says that the host is going down; nil: never.
 	Leaving func() bool
+	// VolumesInUse are the attached volumes that the host uses; nil: none.
+	VolumesInUse func() ([]v1.UniqueVolumeName, error)
 }
 
 // Node is this host's Node object. Safe for concurrent use.

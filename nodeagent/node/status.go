@@ -70,6 +70,13 @@ func (n *Node) describe(ctx context.Context, status *v1.NodeStatus) {
 		setCondition(status, kind, on, reason, message, metav1.Now().Rfc3339Copy())
 	}
 	var pressures []v1.NodeConditionType
+	if n.VolumesInUse != nil {
+		// Unknown is not none: what was reported before stays.
+		if names, err := n.VolumesInUse(); err == nil {
+			slices.Sort(names)
+			status.VolumesInUse = names
+		}
+	}
 	if n.Pressures != nil {
 		pressures = n.Pressures()
 	}

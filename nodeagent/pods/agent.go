@@ -74,6 +74,8 @@ type Config struct {
 	Services corelisters.ServiceLister
 	Pods     cache.SharedIndexInformer // of the pods bound to this node
 	Static   StaticPods                // nil: none
+	Tokens   *volumes.Tokens           // of pods' service accounts; nil: the agent's own
+	Drivers  volumes.Drivers           // of storage; nil: none
 	Synced   []cache.InformerSynced    // what has to be known before any pod starts
 	Recorder record.EventRecorder
 	Logger   *slog.Logger
@@ -112,13 +114,17 @@ func New(ctx context.Context, config Config) *Agent {
 	a.evictions = eviction.New(config.Eviction, host{a}, config.Logger)
 	a.ledger.refuse = a.refuseWhenDown
 	a.Objects = objects.New(ctx, config.Client, a.refresh)
+	if config.Tokens == nil {
+		config.Tokens = volumes.NewTokens(config.Client)
+	}
 	a.Volumes = volumes.New(volumes.Config{
 		PodsDir:     filepath.Join(config.StateDir, "pods"),
 		Objects:     a.Objects,
 		LocalDir:    hostconfig.LocalPathDir,
 		Client:      config.Client,
 		Node:        config.Node,
-		Tokens:      volumes.NewTokens(config.Client),
+		Tokens:      config.Tokens,
+		Drivers:     config.Drivers,
 		Allocatable: a.Allocatable,
 		Logger:      config.Logger,
 	})

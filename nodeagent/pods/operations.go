@@ -169,7 +169,7 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 	case Teardown:
 		a.Objects.Release(w.uid)
 		a.images.Forget(s.Pod)
-		return errors.Join(a.Devices.Unprepare(ctx, w.uid), a.Volumes.Teardown(w.uid), a.Cgroups.Remove(w.uid))
+		return errors.Join(a.Devices.Unprepare(ctx, w.uid), a.Volumes.Teardown(ctx, w.uid), a.Cgroups.Remove(w.uid))
 	}
 	return nil
 }

@@ -18,6 +18,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"clusterctl/nodeagent/csi"
 )
 
 // Objects are the ConfigMaps and Secrets of the cluster.
@@ -26,12 +28,21 @@ type Objects interface {
 	Secret(ctx context.Context, user types.UID, namespace, name string) (*v1.Secret, error)
 }
 
+// Drivers mount volumes by the Container Storage Interface.
+type Drivers interface {
+	Mount(ctx context.Context, request csi.Request) (*csi.Mounted, error)
+	Grow(ctx context.Context, request csi.Request, claim *v1.PersistentVolumeClaim, mounted *csi.Mounted) (grown bool, err error)
+	// Unmount takes every volume of a driver from a pod's directory.
+	Unmount(ctx context.Context, podDir string) error
+}
+
 // Config is what a Manager works with.
 type Config struct {
 	PodsDir     string               // one directory per pod below it
 	LocalDir    string               // hostconfig.LocalPathDir
 	Client      kubernetes.Interface // for claims and volumes
 	Node        func() *v1.Node      // this one; nil: not known yet
+	Drivers     Drivers              // nil: none can be used
 	Objects     Objects
 	Tokens      *Tokens
 	Allocatable func() v1.ResourceList // of the node
@@ -45,13 +56,13 @@ type Manager struct {
 
 	mu          sync.Mutex
 	written     map[string]bool                 // volumes whose ownership is settled
-	persistents map[types.UID]map[string]Source // by pod and volume: those that are in place
+	persistents map[types.UID]map[string]placed // by pod and volume: those that are in place
 	localMu     sync.Mutex                      // local volumes are mounted or removed
 }
 
 // New makes a manager.
 func New(config Config) *Manager {
-	return &Manager{Config: config, written: map[string]bool{}, persistents: map[types.UID]map[string]Source{}}
+	return &Manager{Config: config, written: map[string]bool{}, persistents: map[types.UID]map[string]placed{}}
 }
 
 // Mounted are the volumes of a pod, ready to be mounted.
@@ -75,8 +86,8 @@ func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) (*Mounted, error) {
 		var source Source
 		var refresh time.Time
 		var err error
-		if claimName(pod, volume) != "" {
-			source, err = m.persistent(ctx, pod, volume)
+		if claimName(pod, volume) != "" || volume.CSI != nil {
+			source, refresh, err = m.persistent(ctx, pod, volume)
 		} else {
 			source.Path, refresh, err = m.prepare(ctx, pod, volume)
 		}
@@ -209,7 +220,7 @@ func (m *Manager) settle(path string) {
 }
 
 // Teardown unmounts and removes everything kept for the pod.
-func (m *Manager) Teardown(uid types.UID) error {
+func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	dir := m.PodDir(uid)
 	m.mu.Lock()
 	delete(m.persistents, uid)
@@ -225,6 +236,17 @@ func (m *Manager) Teardown(uid types.UID) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	// What is bound out of drivers' volumes keeps them busy.
+	if subpaths := filepath.Join(dir, "volume-subpaths"); exists(subpaths) {
+		if err := unmountBelow(subpaths); err != nil {
+			return fmt.Errorf("unmount paths in volumes of pod %s: %w", uid, err)
+		}
+	}
+	if m.Drivers != nil {
+		if err := m.Drivers.Unmount(ctx, dir); err != nil {
+			return err
+		}
+	}
 	if err := unmountBelow(dir); err != nil {
 		return fmt.Errorf("unmount volumes of pod %s: %w", uid, err)
 	}
@@ -232,6 +254,11 @@ func (m *Manager) Teardown(uid types.UID) error {
 		return fmt.Errorf("remove directory of pod %s: %w", uid, err)
 	}
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // Pods are the pods that have a directory.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -14,6 +15,8 @@ import (
 	"k8s.io/component-helpers/storage/ephemeral"
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
+
+	"clusterctl/nodeagent/csi"
 )
 
 // Source is where a volume of a pod is on the host.
@@ -34,17 +37,47 @@ func claimName(pod *v1.Pod, v *v1.Volume) string {
 	return ""
 }
 
-// persistent prepares a volume that a claim stands for.
-func (m *Manager) persistent(ctx context.Context, pod *v1.Pod, v *v1.Volume) (Source, error) {
+// persistent prepares a volume that a claim stands for, or that a driver makes
+// for the pod, and says when it is to be looked at again.
+func (m *Manager) persistent(ctx context.Context, pod *v1.Pod, v *v1.Volume) (Source, time.Time, error) {
 	m.mu.Lock()
 	known, ok := m.persistents[pod.UID][v.Name]
 	m.mu.Unlock()
-	if ok {
-		return known, nil // a claim never gets another volume
+	if ok && (known.again.IsZero() || time.Now().Before(known.again)) {
+		return known.Source, known.again, nil // a claim never gets another volume
 	}
-	pv, err := m.bound(ctx, pod, v)
+	fresh, err := m.place(ctx, pod, v)
+	if err != nil && ok {
+		// What is mounted stays so.
+		m.Logger.Warn("cannot refresh volume", "pod", pod.Namespace+"/"+pod.Name, "volume", v.Name, "error", err)
+		fresh, err = known, nil
+		fresh.again = time.Now().Add(driverPeriod)
+	}
 	if err != nil {
-		return Source{}, err
+		return Source{}, time.Time{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.persistents[pod.UID] == nil {
+		m.persistents[pod.UID] = map[string]placed{}
+	}
+	m.persistents[pod.UID][v.Name] = fresh
+	return fresh.Source, fresh.again, nil
+}
+
+// placed is a volume that is in place.
+type placed struct {
+	Source
+	again time.Time // when it is to be looked at again; zero: never
+}
+
+func (m *Manager) place(ctx context.Context, pod *v1.Pod, v *v1.Volume) (placed, error) {
+	if v.CSI != nil {
+		return m.driven(ctx, csi.Request{Pod: pod, Volume: v}, nil)
+	}
+	claim, pv, err := m.bound(ctx, pod, v)
+	if err != nil {
+		return placed{}, err
 	}
 	source := Source{ReadOnly: v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly}
 	block := ptr.Deref(pv.Spec.VolumeMode, v1.PersistentVolumeFilesystem) == v1.PersistentVolumeBlock
@@ -57,52 +90,79 @@ func (m *Manager) persistent(ctx context.Context, pod *v1.Pod, v *v1.Volume) (So
 	case pv.Spec.Local != nil:
 		source.Path = m.volumeDir(pod.UID, localVolumes, pv.Name)
 		err = m.local(pod, pv, source)
+	case pv.Spec.CSI != nil:
+		return m.driven(ctx, csi.Request{Pod: pod, Volume: v, PV: pv, ReadOnly: source.ReadOnly}, claim)
 	default:
 		err = fmt.Errorf("persistent volume %q is of a kind that the node agent does not support", pv.Name)
 	}
-	if err != nil {
-		return Source{}, err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.persistents[pod.UID] == nil {
-		m.persistents[pod.UID] = map[string]Source{}
-	}
-	m.persistents[pod.UID][v.Name] = source
-	return source, nil
+	return placed{Source: source}, err
 }
 
-// bound reads the volume that the claim behind a pod's volume is bound to.
-func (m *Manager) bound(ctx context.Context, pod *v1.Pod, v *v1.Volume) (*v1.PersistentVolume, error) {
+// driverPeriod is how often volumes of drivers are looked at again: whether they
+// grew, and for drivers that want to publish anew.
+const driverPeriod = time.Minute
+
+// driven has a driver mount a volume, and its file system follow it where the
+// claim shows less.
+func (m *Manager) driven(ctx context.Context, request csi.Request, claim *v1.PersistentVolumeClaim) (placed, error) {
+	mounted, err := m.Drivers.Mount(ctx, request)
+	if err != nil {
+		return placed{}, err
+	}
+	source := Source{Path: mounted.Path, ReadOnly: request.ReadOnly}
+	if mounted.Block {
+		source.Path, source.Device = "", mounted.Path
+	}
+	// Drivers know the directory by another name.
+	if own := filepath.Join(m.PodDir(request.Pod.UID), csi.Dir, request.Volume.Name); mounted.Group && !m.settled(own) {
+		if err := setGroup(mounted.Path, request.Pod, false); err != nil {
+			return placed{}, err
+		}
+		m.settle(own)
+	}
+	again := time.Time{}
+	if claim != nil {
+		if _, err := m.Drivers.Grow(ctx, request, claim, mounted); err != nil {
+			m.Logger.Warn("file system does not follow its volume", "claim", claim.Namespace+"/"+claim.Name, "error", err)
+		}
+	}
+	if claim != nil || mounted.Repeat {
+		again = time.Now().Add(driverPeriod)
+	}
+	return placed{Source: source, again: again}, nil
+}
+
+// bound reads the claim behind a pod's volume and what it is bound to.
+func (m *Manager) bound(ctx context.Context, pod *v1.Pod, v *v1.Volume) (*v1.PersistentVolumeClaim, *v1.PersistentVolume, error) {
 	name := claimName(pod, v)
 	claim, err := m.Client.CoreV1().PersistentVolumeClaims(pod.Namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("failed to fetch PVC from API server: %w", err)
+		return nil, nil, fmt.Errorf("failed to fetch PVC from API server: %w", err)
 	}
 	if v.Ephemeral != nil {
 		if err := ephemeral.VolumeIsForPod(pod, claim); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	switch {
 	case claim.DeletionTimestamp != nil && !m.exists(pod):
-		return nil, errors.New("can't start pod because PVC is being deleted")
+		return nil, nil, errors.New("can't start pod because PVC is being deleted")
 	case claim.Status.Phase != v1.ClaimBound || claim.Spec.VolumeName == "":
-		return nil, fmt.Errorf("PVC %s/%s is not bound", claim.Namespace, claim.Name)
+		return nil, nil, fmt.Errorf("PVC %s/%s is not bound", claim.Namespace, claim.Name)
 	}
 	pv, err := m.Client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("failed to get PV %s from API server: %w", claim.Spec.VolumeName, err)
+		return nil, nil, fmt.Errorf("failed to get PV %s from API server: %w", claim.Spec.VolumeName, err)
 	}
 	if pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != claim.UID {
-		return nil, fmt.Errorf("pv.Spec.ClaimRef of %s does not point to PVC %s/%s", pv.Name, claim.Namespace, claim.Name)
+		return nil, nil, fmt.Errorf("pv.Spec.ClaimRef of %s does not point to PVC %s/%s", pv.Name, claim.Namespace, claim.Name)
 	}
 	if node := m.Node(); node != nil {
 		if err := volume.CheckNodeAffinity(pv, node.Labels); err != nil {
-			return nil, fmt.Errorf("storage node affinity check failed for volume %q: %w", pv.Name, err)
+			return nil, nil, fmt.Errorf("storage node affinity check failed for volume %q: %w", pv.Name, err)
 		}
 	}
-	return pv, nil
+	return claim, pv, nil
 }
 
 // exists says whether the pod has volumes on this host already: an agent that

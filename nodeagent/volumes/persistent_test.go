@@ -123,7 +123,7 @@ func TestLocalPathVolumeOutlivesItsPods(t *testing.T) {
 	if mounted, err = again.Prepare(t.Context(), group); err != nil || mounted.Sources["data"].Path != path {
 		t.Fatalf("after a restart: %v %v", mounted, err)
 	}
-	if err := again.Teardown(group.UID); err != nil {
+	if err := again.Teardown(t.Context(), group.UID); err != nil {
 		t.Fatal(err)
 	}
 	next := podOf("2", true)
@@ -133,7 +133,7 @@ func TestLocalPathVolumeOutlivesItsPods(t *testing.T) {
 	if data, err := os.ReadFile(filepath.Join(mounted.Sources["data"].Path, "file")); err != nil || string(data) != "x" {
 		t.Errorf("the second pod reads %q, error %v", data, err)
 	}
-	if err := again.Teardown(next.UID); err != nil {
+	if err := again.Teardown(t.Context(), next.UID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(pv.Spec.Local.Path, "file")); err != nil {

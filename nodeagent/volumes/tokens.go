@@ -80,6 +80,22 @@ func (t *Tokens) token(ctx context.Context, pod *v1.Pod, source *v1.ServiceAccou
 	return fresh.token, fresh.refresh, nil
 }
 
+// ForDriver makes a token of the pod's service account for a storage driver.
+func (t *Tokens) ForDriver(ctx context.Context, pod *v1.Pod, audience string, seconds *int64) (string, time.Time, error) {
+	token, _, err := t.token(ctx, pod, &v1.ServiceAccountTokenProjection{Audience: audience, ExpirationSeconds: seconds})
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, have := range t.known {
+		if k.pod == pod.UID && have.token == token {
+			return token, have.expires, nil
+		}
+	}
+	return token, time.Time{}, nil
+}
+
 // forget drops the tokens of a pod.
 func (t *Tokens) forget(uid types.UID) {
 	t.mu.Lock()

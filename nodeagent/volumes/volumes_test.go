@@ -140,7 +140,7 @@ func TestPrepareAndTeardown(t *testing.T) {
 	if info, err := os.Stat(mounted.Sources["empty"].Path); err != nil || info.Mode().Perm() != 0o777 {
 		t.Errorf("empty: got %v %v", info, err)
 	}
-	if err := m.Teardown(pod.UID); err != nil {
+	if err := m.Teardown(t.Context(), pod.UID); err != nil {
 		t.Fatal(err)
 	}
 	if left := m.Pods(); len(left) != 0 {

@@ -74,13 +74,17 @@ func openBeneath(base, sub string) (int, error) {
 		return -1, fmt.Errorf("open %s: %w", base, err)
 	}
 	defer unix.Close(root)
+	var volume unix.Stat_t
+	if err := unix.Fstat(root, &volume); err != nil {
+		return -1, fmt.Errorf("look at %s: %w", base, err)
+	}
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
 	parts := strings.Split(filepath.Clean(sub), "/")
 	for i := range parts {
 		path := strings.Join(parts[:i+1], "/")
 		fd, err := unix.Openat2(root, path, how)
 		if errors.Is(err, unix.ENOENT) {
-			if err := makeBeneath(root, strings.Join(parts[:i], "/"), parts[i], how); err != nil {
+			if err := makeBeneath(root, strings.Join(parts[:i], "/"), parts[i], volume.Mode&0o7777, how); err != nil {
 				return -1, fmt.Errorf("make directory %s: %w", path, err)
 			}
 			fd, err = unix.Openat2(root, path, how)
@@ -96,7 +100,8 @@ func openBeneath(base, sub string) (int, error) {
 	return -1, fmt.Errorf("subPath %q is empty", sub)
 }
 
-func makeBeneath(root int, parent, name string, how *unix.OpenHow) error {
+// makeBeneath makes a directory that is open to whom the volume is open to.
+func makeBeneath(root int, parent, name string, mode uint32, how *unix.OpenHow) error {
 	dir := root
 	if parent != "" {
 		fd, err := unix.Openat2(root, parent, how)
@@ -106,8 +111,17 @@ func makeBeneath(root int, parent, name string, how *unix.OpenHow) error {
 		defer unix.Close(fd)
 		dir = fd
 	}
-	if err := unix.Mkdirat(dir, name, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+	err := unix.Mkdirat(dir, name, mode)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	return nil
+	made, err := unix.Openat2(dir, name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: how.Resolve})
+	if err != nil {
+		return err
+	}
+	defer unix.Close(made)
+	return unix.Fchmod(made, mode) // past the umask
 }

@@ -28,6 +28,7 @@ import (
 	"clusterctl/controlplane/controllers/disruption"
 	"clusterctl/controlplane/controllers/endpoints"
 	"clusterctl/controlplane/controllers/endpointslice"
+	"clusterctl/controlplane/controllers/endpointslicemirroring"
 	"clusterctl/controlplane/controllers/ephemeralvolume"
 	"clusterctl/controlplane/controllers/garbagecollector"
 	"clusterctl/controlplane/controllers/job"
@@ -83,6 +84,7 @@ var table = []struct {
 	{"resourcequota", plain(resourcequota.New)},
 	{"endpointslice", plain(endpointslice.New)},
 	{"endpoints", plain(endpoints.New)},
+	{"endpointslicemirroring", plain(endpointslicemirroring.New)},
 	{"servicecidr", plain(servicecidr.New)},
 	{"nodelifecycle", plain(nodelifecycle.New)},
 	{"tainteviction", plain(tainteviction.New)},

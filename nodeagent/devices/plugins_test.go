@@ -82,6 +82,20 @@ func (p *testPlugin) PreStartContainer(_ context.Context, r *pluginapi.PreStartC
 	return &pluginapi.PreStartContainerResponse{}, nil
 }
 
+// breaks makes allocations fail; nil mends it.
+func (p *testPlugin) breaks(with error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fail = with
+}
+
+// asked is the devices that were allocated, and those of starts.
+func (p *testPlugin) asked() (allocated, started [][]string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.allocated), slices.Clone(p.started)
+}
+
 func deviceList(healthy, sick int) []*pluginapi.Device {
 	var list []*pluginapi.Device
 	for i := range healthy + sick {
@@ -212,25 +226,25 @@ func TestDevicesAreAllocated(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := "[[gpu3] [gpu2]]"; fmt.Sprint(p.allocated) != want {
-		t.Errorf("allocated %v, want %s", p.allocated, want)
+	if got, _ := p.asked(); fmt.Sprint(got) != "[[gpu3] [gpu2]]" {
+		t.Errorf("allocated %v", got)
 	}
 	access, err := manager.Access(t.Context(), one, &one.Spec.Containers[1])
 	if err != nil || access.Env["GPUS"] != "gpu2" || access.Annotations["a"] != "b" || access.Mounts[0].HostPath != "/opt/gpu" || access.Devices[0].HostPath != "/dev/gpu2" || access.CDI[0] != "example.com/gpu=gpu2" {
 		t.Errorf("access %+v, %v", access, err)
 	}
-	if fmt.Sprint(p.started) != "[[gpu2]]" {
-		t.Errorf("told of starts with %v", p.started)
+	if _, started := p.asked(); fmt.Sprint(started) != "[[gpu2]]" {
+		t.Errorf("told of starts with %v", started)
 	}
 	var refusal *Refusal
 	if err := manager.Prepare(t.Context(), gpuPod("many", 3)); !errors.As(err, &refusal) || !strings.Contains(err.Error(), "Requested: 3, Available: 2") {
 		t.Errorf("more than there are: %v", err)
 	}
-	p.fail = errors.New("broken")
+	p.breaks(errors.New("broken"))
 	if err := manager.Prepare(t.Context(), gpuPod("broken", 1)); !errors.As(err, &refusal) || !strings.Contains(err.Error(), "broken") {
 		t.Errorf("a plugin that fails: %v", err)
 	}
-	p.fail = nil
+	p.breaks(nil)
 
 	// What was given away stays so over a restart, until the pod goes.
 	a.stop()
@@ -243,8 +257,11 @@ func TestDevicesAreAllocated(t *testing.T) {
 	p.serve(t, dir, "gpu2.sock")
 	p.lists <- deviceList(4, 1)
 	a.awaits(t, "4/5 of 1")
-	if err := manager.Prepare(t.Context(), gpuPod("two", 2)); err != nil || fmt.Sprint(p.allocated[len(p.allocated)-1]) != "[gpu0 gpu1]" {
-		t.Errorf("allocated %v, %v", p.allocated, err)
+	if err := manager.Prepare(t.Context(), gpuPod("two", 2)); err != nil {
+		t.Error(err)
+	}
+	if got, _ := p.asked(); fmt.Sprint(got[len(got)-1]) != "[gpu0 gpu1]" {
+		t.Errorf("allocated %v", got)
 	}
 	if err := manager.Unprepare(t.Context(), "one"); err != nil {
 		t.Error(err)
@@ -268,8 +285,8 @@ func TestInitContainersPassDevicesOn(t *testing.T) {
 	if err := a.Allocate(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
-	if want := "[[gpu0 gpu1] [gpu0] [gpu1]]"; fmt.Sprint(p.allocated) != want {
-		t.Errorf("allocated %v, want %s", p.allocated, want)
+	if got, _ := p.asked(); fmt.Sprint(got) != "[[gpu0 gpu1] [gpu0] [gpu1]]" {
+		t.Errorf("allocated %v", got)
 	}
 }
 

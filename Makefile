@@ -14,7 +14,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up conformance clean
+.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api conformance clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,12 @@ demo-clean: ## remove what `make demo` left: hosts, inventory, kubeconfig
 
 bench-up: deps build ## time `clusterctl up` on five lab hosts, by phase
 	$(GO) test -count=1 -timeout 10m -v -run '^$$' -bench 'Up' -benchtime 1x ./test/e2e/
+
+bench-api: ## measure the API server beside stock kube-apiserver; ROUNDS=3
+	@mkdir -p bin
+	$(GO) build -ldflags "$(LDFLAGS)" -o bin/controlplane ./cmd/controlplane
+	cd test/conformance && $(GO) build -ldflags "-s -w" -o ../../bin/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+	$(GO) run ./test/bench -rounds $(or $(ROUNDS),3) -controlplane bin/controlplane -kube-apiserver bin/kube-apiserver
 
 conformance: ## Kubernetes' own conformance suite on lab hosts (Linux, root); FOCUS=… SKIP=… PROCS=…
 	@$(MAKE) --no-print-directory deps build

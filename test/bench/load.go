@@ -188,7 +188,7 @@ func (l *load) steps() []step {
 		}}
 	}
 	listPods := func(what string, json bool) step {
-		return step{name: what, n: 200, json: json, one: func(ctx context.Context, client kubernetes.Interface, _ int) error {
+		return step{name: what, n: 50, json: json, one: func(ctx context.Context, client kubernetes.Interface, _ int) error {
 			found, err := client.CoreV1().Pods(namespace).List(ctx, all)
 			if err == nil && len(found.Items) != pods {
 				err = fmt.Errorf("listed %d pods, want %d", len(found.Items), pods)
@@ -206,8 +206,8 @@ func (l *load) steps() []step {
 			_, err := client.CoreV1().Pods(namespace).Create(ctx, pod(i), metav1.CreateOptions{})
 			return err
 		}},
-		{name: "get config maps", n: 2 * configMaps, one: func(ctx context.Context, client kubernetes.Interface, i int) error {
-			_, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, name(i%configMaps), metav1.GetOptions{})
+		{name: "get config maps", n: configMaps, one: func(ctx context.Context, client kubernetes.Interface, i int) error {
+			_, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, name(i), metav1.GetOptions{})
 			return err
 		}},
 		{name: "update config maps", n: configMaps / 4, one: func(ctx context.Context, client kubernetes.Interface, i int) error {
@@ -225,12 +225,12 @@ func (l *load) steps() []step {
 		}, metav1.PatchOptions{}, true),
 		listPods("list 1,000 pods", false),
 		listPods("list 1,000 pods, JSON", true),
-		list("list 10,000 config maps", 40, configMaps, false, all),
-		list("list 10,000 config maps, JSON", 40, configMaps, true, all),
-		list("list a tenth by label", 100, configMaps/10, false, metav1.ListOptions{LabelSelector: "tenth=3"}),
-		list("list the first 500", 200, 500, false, metav1.ListOptions{Limit: 500}),
+		list("list 10,000 config maps", 16, configMaps, false, all),
+		list("list 10,000 config maps, JSON", 16, configMaps, true, all),
+		list("list a tenth by label", 40, configMaps/10, false, metav1.ListOptions{LabelSelector: "tenth=3"}),
+		list("list the first 500", 60, 500, false, metav1.ListOptions{Limit: 500}),
 		{name: "watch, 100 watchers", n: watchers * watched, all: l.watch},
-		{name: "delete config maps", n: configMaps / 2, one: func(ctx context.Context, client kubernetes.Interface, i int) error {
+		{name: "delete config maps", n: configMaps / 4, one: func(ctx context.Context, client kubernetes.Interface, i int) error {
 			return client.CoreV1().ConfigMaps(namespace).Delete(ctx, name(i), metav1.DeleteOptions{})
 		}},
 	}

@@ -14,7 +14,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
-	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/token/cache"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
@@ -81,7 +80,7 @@ func New(config Config) (*Authentication, error) {
 		headerrequest.NewDynamicVerifyOptionsSecure(
 			config.FrontProxyCA.VerifyOptions, headers.AllowedClientNames,
 			headers.UsernameHeaders, headers.UIDHeaders, headers.GroupHeaders, headers.ExtraHeaderPrefixes),
-		x509.NewDynamic(config.ClientCA.VerifyOptions, x509.CommonNameUserConversion),
+		newCertificateAuthenticator(config.ClientCA.VerifyOptions),
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens),
 	)

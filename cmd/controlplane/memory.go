@@ -2,9 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"runtime/debug"
 	"runtime/metrics"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The heap may grow by what was allocated in the last heapSeconds before garbage
@@ -20,7 +25,11 @@ const (
 // startGCPercent holds until the first look at what is in use.
 const startGCPercent = 50
 
-// paceGC adapts the garbage collector to the work until ctx ends.
+// settleEvery is how often memory is given back at most.
+const settleEvery = time.Minute
+
+// paceGC adapts the garbage collector to the work until ctx ends, and gives
+// memory back each time that work has come to an end.
 func paceGC(ctx context.Context) {
 	debug.SetGCPercent(startGCPercent)
 	samples := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}}
@@ -31,6 +40,7 @@ func paceGC(ctx context.Context) {
 	last, _ := read()
 	var headroom uint64
 	percent := startGCPercent
+	busy, settled := true, time.Now().Add(-settleEvery)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -46,6 +56,40 @@ func paceGC(ctx context.Context) {
 		if next := gcPercent(headroom, live); next > percent+percent/4 || next < percent-percent/4 {
 			percent = next
 			debug.SetGCPercent(percent)
+		}
+		switch rest := nextHeadroom(0, 0, live); {
+		case headroom > 4*rest:
+			busy = true
+		case headroom == rest && busy && time.Since(settled) > settleEvery:
+			debug.FreeOSMemory()
+			forgetCode()
+			busy, settled = false, time.Now()
+		}
+	}
+}
+
+// forgetCode lets go of the pages of the program itself. Most were of use to
+// what is over (start-up first of all); the kernel has them at hand, and maps
+// those again that are needed.
+func forgetCode() {
+	program, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return // not on this system
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(maps)) {
+		// start-end permissions offset device inode path
+		fields := strings.Fields(line)
+		if len(fields) < 6 || fields[5] != program || strings.Contains(fields[1], "w") {
+			continue
+		}
+		var start, end uintptr
+		if _, err := fmt.Sscanf(fields[0], "%x-%x", &start, &end); err == nil {
+			// It is as well if the kernel would rather keep them.
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -245,19 +244,28 @@ func (l *load) watch(ctx context.Context) error {
 	var open, seen sync.WaitGroup
 	open.Add(watchers)
 	for i := range watchers {
+		secrets, opened := l.protobuf[i%workers].CoreV1().Secrets(namespace), sync.OnceFunc(open.Done)
 		seen.Go(func() {
-			watch, err := l.protobuf[i%workers].CoreV1().Secrets(namespace).Watch(ctx, metav1.ListOptions{})
-			open.Done()
-			if err != nil {
-				failed <- err
-				return
-			}
-			defer watch.Stop()
-			for range watched {
-				if _, ok := <-watch.ResultChan(); !ok {
-					failed <- errors.New("a watch was closed early")
+			// A server may close a watch that does not keep up: then the client
+			// goes on from where it was, as informers do.
+			for count, version := 0, ""; count < watched; {
+				watch, err := secrets.Watch(ctx, metav1.ListOptions{ResourceVersion: version})
+				opened()
+				if err != nil {
+					failed <- err
 					return
 				}
+				for event := range watch.ResultChan() {
+					secret, ok := event.Object.(*corev1.Secret)
+					if !ok {
+						break
+					}
+					version = secret.ResourceVersion
+					if count++; count == watched {
+						break
+					}
+				}
+				watch.Stop()
 			}
 		})
 	}

@@ -25,31 +25,61 @@ func main() {
 	}
 }
 
+// contestant is one of the servers: how it starts, and where profiles of it go.
+type contestant struct {
+	name    string
+	kind    server
+	profile string
+}
+
 func run(ctx context.Context, controlplane, stock string, rounds int, profile string) error {
+	contestants := []contestant{{"ours", ourServer(controlplane), profile}}
+	if stock != "" {
+		contestants = append(contestants, contestant{"stock", stockServer(stock), ""})
+	}
 	results := map[string][]result{}
 	for round := range rounds {
-		order := []string{"ours", "stock"}
-		if stock == "" {
-			order = order[:1]
+		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
+		got, err := race(ctx, controlplane, contestants)
+		if err != nil {
+			return err
 		}
-		if round%2 == 1 {
-			slices.Reverse(order)
+		for _, one := range contestants {
+			results[one.name] = append(results[one.name], got[one.name])
 		}
-		for _, name := range order {
-			server := ourServer(controlplane)
-			profiles := profile
-			if name == "stock" {
-				server, profiles = stockServer(stock), ""
-			}
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, rounds, name)
-			got, err := measure(ctx, controlplane, server, profiles)
-			if err != nil {
-				return fmt.Errorf("measure %s: %w", name, err)
-			}
-			results[name] = append(results[name], got)
-		}
+		slices.Reverse(contestants)
 	}
 	return report(os.Stdout, results["ours"], results["stock"])
+}
+
+// race has all contestants do each step, one after the other, so that what else
+// goes on on the machine meets all alike.
+func race(ctx context.Context, controlplane string, contestants []contestant) (map[string]result, error) {
+	runs, results := map[string]*runner{}, map[string]result{}
+	for _, one := range contestants {
+		started, err := newRunner(ctx, controlplane, one)
+		if err != nil {
+			return nil, fmt.Errorf("start %s: %w", one.name, err)
+		}
+		defer started.stop()
+		runs[one.name] = started
+	}
+	for i := range runs["ours"].steps {
+		for _, one := range contestants {
+			if err := runs[one.name].do(ctx, i); err != nil {
+				return nil, fmt.Errorf("measure %s: %w", one.name, err)
+			}
+		}
+	}
+	for _, one := range contestants {
+		memory, err := runs[one.name].process.memory()
+		if err != nil {
+			return nil, fmt.Errorf("measure %s: %w", one.name, err)
+		}
+		runs[one.name].got.peak = memory.peak
+		results[one.name] = runs[one.name].got
+	}
+	return results, nil
 }
 
 // result is what one server showed in one turn.
@@ -71,71 +101,100 @@ type stepResult struct {
 }
 
 // idleTime is how long a server without work has until its memory is read.
-const idleTime = 15 * time.Second
+const idleTime = 20 * time.Second
 
-func measure(ctx context.Context, controlplane string, kind server, profile string) (got result, err error) {
-	dir, err := os.MkdirTemp("", "clusterctl-bench-")
-	if err != nil {
-		return got, err
-	}
-	defer os.RemoveAll(dir)
-	host, err := newHost(dir)
-	if err != nil {
-		return got, err
-	}
-	etcd, err := host.startEtcd(ctx, controlplane)
-	if err != nil {
-		return got, err
-	}
-	defer etcd.stop()
-	began := time.Now()
-	process, err := host.start(ctx, kind)
-	if err != nil {
-		return got, err
+// runner is one server at work in one turn.
+type runner struct {
+	contestant
+	dir           string
+	etcd, process *process
+	load          *load
+	steps         []step
+	got           result
+}
+
+// newRunner starts a server on a fresh etcd, and looks at it while it is idle.
+func newRunner(ctx context.Context, controlplane string, one contestant) (r *runner, err error) {
+	r = &runner{contestant: one}
+	if r.dir, err = os.MkdirTemp("", "clusterctl-bench-"); err != nil {
+		return nil, err
 	}
 	defer func() {
-		process.stop()
-		if log, readErr := os.ReadFile(process.log); err != nil && readErr == nil {
-			err = fmt.Errorf("%w; the end of its log:\n%s", err, log[max(0, len(log)-4000):])
+		if err != nil {
+			err = r.explain(err)
+			r.stop()
 		}
 	}()
-	if err := host.awaitReady(ctx, process); err != nil {
-		return got, err
-	}
-	got.ready = time.Since(began)
-	if got.readyCPU, err = process.cpu(); err != nil {
-		return got, err
-	}
-	load, err := newLoad(ctx, host)
+	host, err := newHost(r.dir)
 	if err != nil {
-		return got, err
+		return nil, err
 	}
+	if r.etcd, err = host.start(host.etcd(controlplane)); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	if r.process, err = host.start(one.kind(host)); err != nil {
+		return nil, err
+	}
+	if err := host.awaitReady(ctx, r.process); err != nil {
+		return nil, err
+	}
+	r.got.ready = time.Since(began)
+	if r.got.readyCPU, err = r.process.cpu(); err != nil {
+		return nil, err
+	}
+	if r.load, err = newLoad(ctx, host); err != nil {
+		return nil, err
+	}
+	r.steps = r.load.steps()
 	select {
 	case <-ctx.Done():
-		return got, ctx.Err()
+		return nil, ctx.Err()
 	case <-time.After(idleTime):
 	}
-	memory, err := process.memory()
+	memory, err := r.process.memory()
+	r.got.idle, r.got.anonymous = memory.resident, memory.anonymous
+	return r, err
+}
+
+// do does the step at i.
+func (r *runner) do(ctx context.Context, i int) error {
+	step, stopProfile := r.steps[i], func() error { return nil }
+	if r.profile != "" {
+		stopProfile = r.load.profile(ctx, filepath.Join(r.profile, step.name+".pprof"))
+	}
+	done, err := r.load.run(ctx, r.process, step)
 	if err != nil {
-		return got, err
+		return r.explain(fmt.Errorf("%s: %w", step.name, err))
 	}
-	got.idle, got.anonymous = memory.resident, memory.anonymous
-	for _, step := range load.steps() {
-		stopProfile := func() error { return nil }
-		if profile != "" {
-			stopProfile = load.profile(ctx, filepath.Join(profile, step.name+".pprof"))
-		}
-		one, err := load.run(ctx, process, step)
-		if err != nil {
-			return got, fmt.Errorf("%s: %w", step.name, err)
-		}
-		if err := stopProfile(); err != nil {
-			return got, fmt.Errorf("profile %s: %w", step.name, err)
-		}
-		fmt.Fprintf(os.Stderr, "  %-28s cpu %6.2f s  clock %6.2f s\n", one.name, one.cpu.Seconds(), one.clock.Seconds())
-		got.steps = append(got.steps, one)
+	if err := stopProfile(); err != nil {
+		return fmt.Errorf("profile %s: %w", step.name, err)
 	}
-	memory, err = process.memory()
-	got.peak = memory.peak
-	return got, err
+	fmt.Fprintf(os.Stderr, "  %-28s %-5s  cpu %6.2f s  clock %6.2f s\n", done.name, r.name, done.cpu.Seconds(), done.clock.Seconds())
+	r.got.steps = append(r.got.steps, done)
+	return nil
+}
+
+// explain adds the end of the server's log to err.
+func (r *runner) explain(err error) error {
+	if r.process == nil {
+		return err
+	}
+	log, readErr := os.ReadFile(r.process.log)
+	if readErr != nil {
+		return err
+	}
+	return fmt.Errorf("%w; the end of its log:\n%s", err, log[max(0, len(log)-4000):])
+}
+
+// stop ends what runs and removes what it kept.
+func (r *runner) stop() {
+	for _, p := range []*process{r.process, r.etcd} {
+		if p != nil {
+			p.stop()
+		}
+	}
+	if err := os.RemoveAll(r.dir); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
 }

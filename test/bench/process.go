@@ -64,13 +64,11 @@ func (h *host) configured(program, command string, config any) (*exec.Cmd, error
 	return exec.Command(program, command, "--config", file), nil
 }
 
-func (h *host) startEtcd(ctx context.Context, program string) (*process, error) {
-	return h.start(ctx, func(h *host) (*exec.Cmd, error) {
-		return h.configured(program, "etcd", hostconfig.Etcd{
-			Name: "cp1", Address: "127.0.0.1", ClientPort: h.ports[1], PeerPort: h.ports[2],
-			DataDir: filepath.Join(h.dir, "etcd"), PKIDir: h.config.PKIDir,
-			InitialCluster: "cp1=" + h.url(2), InitialState: "new", ClusterToken: "bench",
-		})
+func (h *host) etcd(program string) (*exec.Cmd, error) {
+	return h.configured(program, "etcd", hostconfig.Etcd{
+		Name: "cp1", Address: "127.0.0.1", ClientPort: h.ports[1], PeerPort: h.ports[2],
+		DataDir: filepath.Join(h.dir, "etcd"), PKIDir: h.config.PKIDir,
+		InitialCluster: "cp1=" + h.url(2), InitialState: "new", ClusterToken: "bench",
 	})
 }
 
@@ -105,8 +103,7 @@ type process struct {
 	done chan error
 }
 
-func (h *host) start(_ context.Context, kind server) (*process, error) {
-	command, err := kind(h)
+func (h *host) start(command *exec.Cmd, err error) (*process, error) {
 	if err != nil {
 		return nil, err
 	}

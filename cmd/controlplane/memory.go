@@ -18,6 +18,8 @@ import (
 // small heaps, and for large ones a quarter and the whole of what is in use.
 const (
 	heapSeconds = 4
+	heapTicks   = heapSeconds * int(time.Second/paceTick)
+	paceTick    = 250 * time.Millisecond
 	minHeadroom = 8 << 20
 	maxHeadroom = 192 << 20
 )
@@ -41,7 +43,7 @@ func paceGC(ctx context.Context) {
 	var headroom uint64
 	percent := startGCPercent
 	busy, settled := true, time.Now().Add(-settleEvery)
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(paceTick)
 	defer tick.Stop()
 	for {
 		select {
@@ -94,10 +96,10 @@ func forgetCode() {
 	}
 }
 
-// nextHeadroom grows with the bytes allocated in the last second at once, and
-// comes down by and by: work comes in bursts.
+// nextHeadroom grows with the bytes allocated in the last tick at once, and takes
+// most of a minute to come down: work comes in bursts.
 func nextHeadroom(headroom, allocated, live uint64) uint64 {
-	return min(max(allocated*heapSeconds, headroom-headroom/4, minHeadroom, live/4), max(maxHeadroom, live))
+	return min(max(allocated*uint64(heapTicks), headroom-headroom/64, minHeadroom, live/4), max(maxHeadroom, live))
 }
 
 // gcPercent is what lets a heap of live bytes grow by headroom.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -12,16 +13,16 @@ func TestHeadroomFollowsTheWork(t *testing.T) {
 	if headroom != minHeadroom {
 		t.Errorf("headroom without work is %d, want %d", headroom, minHeadroom)
 	}
-	const busy = 20 << 20
-	if headroom = nextHeadroom(headroom, busy, live); headroom != heapSeconds*busy {
-		t.Errorf("headroom after the first busy second is %d, want %d", headroom, heapSeconds*busy)
+	const busy = 5 << 20 // in a tick
+	if headroom = nextHeadroom(headroom, busy, live); headroom != uint64(heapTicks)*busy {
+		t.Errorf("headroom after the first busy tick is %d, want %d", headroom, heapTicks*busy)
 	}
-	seconds := 0
-	for ; headroom > minHeadroom && seconds < 60; seconds++ {
+	ticks := 0
+	for ; headroom > minHeadroom && ticks < 1000; ticks++ {
 		headroom = nextHeadroom(headroom, 0, live)
 	}
-	if seconds < 5 || seconds > 15 {
-		t.Errorf("headroom is back at its least after %d seconds of rest, want 5 to 15", seconds)
+	if rest := time.Duration(ticks) * paceTick; rest < 20*time.Second || rest > time.Minute {
+		t.Errorf("headroom is back at its least after %s of rest, want 20 s to a minute", rest)
 	}
 }
 

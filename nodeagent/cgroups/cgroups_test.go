@@ -139,3 +139,26 @@ func TestHugePageLimits(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+func TestFindSwapControl(t *testing.T) {
+	put := func(name string) string {
+		t.Helper()
+		root := t.TempDir()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return root
+	}
+	for root, want := range map[string]swapControl{
+		t.TempDir(): noSwapControl,
+		put("memory/memory.memsw.limit_in_bytes"): swapControlV1,
+		put("system.slice/memory.swap.max"):       swapControlV2,
+	} {
+		if got := findSwapControl(root); got != want {
+			t.Errorf("got %d, want %d", got, want)
+		}
+	}
+}

@@ -84,6 +84,7 @@ func ContainerResources(pod *v1.Pod, c *v1.Container, memoryCapacity int64) *cri
 		MemoryLimitInBytes: memory.Value(),
 		OomScoreAdj:        OOMScore(pod, c, memoryCapacity),
 	}
+	withoutSwap(r)
 	r.HugepageLimits = hugePageLimits(pod, c, HugePageSizes())
 	if !limit.IsZero() {
 		r.CpuPeriod, r.CpuQuota = QuotaPeriod, quota(limit.MilliValue())

@@ -98,7 +98,8 @@ type Agent struct {
 	evictions *eviction.Manager
 	collector *images.Collector
 
-	down atomic.Bool // the host is going down
+	users *userRanges
+	down  atomic.Bool // the host is going down
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -112,7 +113,7 @@ func New(ctx context.Context, config Config) *Agent {
 	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now()}
 	a.ledger = newLedger(config.Node, a.Wake)
 	a.evictions = eviction.New(config.Eviction, host{a}, config.Logger)
-	a.ledger.refuse = a.refuseWhenDown
+	a.ledger.refuse = a.refuse
 	a.Objects = objects.New(ctx, config.Client, a.refresh)
 	if config.Tokens == nil {
 		config.Tokens = volumes.NewTokens(config.Client)
@@ -133,6 +134,7 @@ func New(ctx context.Context, config Config) *Agent {
 		Images: config.Runtime.Images, Containers: config.Runtime.RuntimeService, Wanted: a.imageNames,
 		Disk: stats.ReadDisk, Warn: host{a}.Warn, Logger: config.Logger,
 	}
+	a.users = newUserRanges(a.Volumes.PodDir, a.Volumes.Pods)
 	a.probes = probes.New(ctx, a.execSync, a.Wake, a.unhealthy)
 	return a
 }

@@ -50,6 +50,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	if err != nil {
 		return nil, err
 	}
+	mapUsers(mounts, security.NamespaceOptions.UsernsOptions)
 	if err := os.MkdirAll(filepath.Join(a.logDirectory(pod), c.Name), 0o755); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}

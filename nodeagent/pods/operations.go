@@ -169,7 +169,11 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 	case Teardown:
 		a.Objects.Release(w.uid)
 		a.images.Forget(s.Pod)
-		return errors.Join(a.Devices.Unprepare(ctx, w.uid), a.Volumes.Teardown(ctx, w.uid), a.Cgroups.Remove(w.uid))
+		err := errors.Join(a.Devices.Unprepare(ctx, w.uid), a.Volumes.Teardown(ctx, w.uid), a.Cgroups.Remove(w.uid))
+		if err == nil {
+			a.users.release(w.uid)
+		}
+		return err
 	}
 	return nil
 }

@@ -22,6 +22,10 @@ func (a *Agent) sandboxConfig(pod *v1.Pod, attempt uint32) (*criv1.PodSandboxCon
 	if err != nil {
 		return nil, err
 	}
+	users, err := a.userNamespace(pod)
+	if err != nil {
+		return nil, err
+	}
 	hostname, _ := Hostname(pod, a.Domain)
 	config := &criv1.PodSandboxConfig{
 		Metadata:     &criv1.PodSandboxMetadata{Name: pod.Name, Namespace: pod.Namespace, Uid: string(pod.UID), Attempt: attempt},
@@ -32,7 +36,7 @@ func (a *Agent) sandboxConfig(pod *v1.Pod, attempt uint32) (*criv1.PodSandboxCon
 		Linux: &criv1.LinuxPodSandboxConfig{
 			CgroupParent: a.Cgroups.Parent(pod),
 			SecurityContext: &criv1.LinuxSandboxSecurityContext{
-				NamespaceOptions: namespaces(pod),
+				NamespaceOptions: namespaces(pod, users),
 				Privileged:       anyPrivileged(pod),
 				Seccomp:          &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_RuntimeDefault},
 			},
@@ -75,8 +79,8 @@ func (a *Agent) sandboxConfig(pod *v1.Pod, attempt uint32) (*criv1.PodSandboxCon
 	return config, nil
 }
 
-func namespaces(pod *v1.Pod) *criv1.NamespaceOption {
-	options := &criv1.NamespaceOption{Pid: criv1.NamespaceMode_CONTAINER}
+func namespaces(pod *v1.Pod, users *criv1.UserNamespace) *criv1.NamespaceOption {
+	options := &criv1.NamespaceOption{Pid: criv1.NamespaceMode_CONTAINER, UsernsOptions: users}
 	if pod.Spec.HostNetwork {
 		options.Network = criv1.NamespaceMode_NODE
 	}

@@ -23,6 +23,10 @@ var (
 // securityContext is what the container may do. imageUser and imageUID are
 // the user that its image names.
 func (a *Agent) securityContext(pod *v1.Pod, c *v1.Container, imageUser string, imageUID *int64) (*criv1.LinuxContainerSecurityContext, error) {
+	users, err := a.userNamespace(pod)
+	if err != nil {
+		return nil, err
+	}
 	sc := c.SecurityContext
 	if sc == nil {
 		sc = &v1.SecurityContext{}
@@ -32,7 +36,7 @@ func (a *Agent) securityContext(pod *v1.Pod, c *v1.Container, imageUser string, 
 		podSC = &v1.PodSecurityContext{}
 	}
 	s := &criv1.LinuxContainerSecurityContext{
-		NamespaceOptions:   namespaces(pod),
+		NamespaceOptions:   namespaces(pod, users),
 		Privileged:         isTrue(sc.Privileged),
 		ReadonlyRootfs:     isTrue(sc.ReadOnlyRootFilesystem),
 		NoNewPrivs:         sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation,

@@ -81,10 +81,14 @@ func (a *Agent) endForShutdown(ctx context.Context, pods []*v1.Pod, most time.Du
 	}
 }
 
-// refuseWhenDown keeps pods from a host that is going down.
-func (a *Agent) refuseWhenDown(pod *v1.Pod) (reason, message string) {
+// refuse says why the host does not take the pod though it may have room; an
+// empty reason takes it.
+func (a *Agent) refuse(pod *v1.Pod) (reason, message string) {
 	if a.ShuttingDown() {
 		return "NodeShutdown", "Pod was rejected as the node is shutting down."
+	}
+	if reason, message := mayRun(pod, hostHasAppArmor()); reason != "" {
+		return reason, message
 	}
 	return a.evictions.Admit(pod)
 }

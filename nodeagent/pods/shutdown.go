@@ -21,6 +21,7 @@ const (
 	shutdownReason  = "Terminated"
 	shutdownMessage = "Pod was terminated in response to imminent node shutdown."
 	shutdownPoll    = 100 * time.Millisecond
+	shutdownTelling = 3 * time.Second // how long the API may take to hear that pods have ended
 )
 
 // ShuttingDown says that the host is going down.
@@ -61,14 +62,25 @@ func (a *Agent) endForShutdown(ctx context.Context, pods []*v1.Pod, most time.Du
 	}
 	ticker := time.NewTicker(shutdownPoll)
 	defer ticker.Stop()
+	var ended time.Time
 	for {
-		left := 0
-		for _, room := range a.ledger.rooms() {
-			if slices.ContainsFunc(pods, func(p *v1.Pod) bool { return p.UID == room.UID }) {
+		left, untold := 0, 0
+		for _, pod := range pods {
+			a.mu.Lock()
+			w := a.workers[pod.UID]
+			a.mu.Unlock()
+			switch {
+			case slices.ContainsFunc(a.ledger.rooms(), func(room *v1.Pod) bool { return room.UID == pod.UID }):
 				left++
+			case w != nil && !w.settled.Load():
+				untold++
 			}
 		}
-		if left == 0 {
+		if left == 0 && ended.IsZero() {
+			ended = time.Now()
+		}
+		// The API may be gone already; but if it is there, it shall know.
+		if left == 0 && (untold == 0 || time.Since(ended) > shutdownTelling) {
 			a.Logger.Info("ended pods for the shutdown", "pods", len(pods))
 			return
 		}

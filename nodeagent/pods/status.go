@@ -2,6 +2,7 @@ package pods
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -21,6 +22,9 @@ func Describe(s *Situation, plan *Plan) v1.PodStatus {
 		return status // told already; nothing makes a finished pod another
 	}
 	stopped := plan.Stopped
+	if s.End == nil && !s.Gone {
+		notEnding(&status)
+	}
 	status.ObservedGeneration = s.Pod.Generation
 	status.QOSClass = cgroups.QOS(s.Pod)
 	if status.StartTime == nil {
@@ -107,6 +111,15 @@ func podResources(s *Situation, status *v1.PodStatus) {
 	if group.Memory > 0 {
 		set(&has.Limits, v1.ResourceMemory, resource.NewQuantity(group.Memory, resource.BinarySI))
 	}
+}
+
+// notEnding takes back what was said of an end that did not come: the host went
+// down before it was told that the pod had ended, and the pod runs again.
+func notEnding(status *v1.PodStatus) {
+	status.Reason, status.Message = "", ""
+	status.Conditions = slices.DeleteFunc(status.Conditions, func(c v1.PodCondition) bool {
+		return c.Type == v1.DisruptionTarget && c.Reason == v1.PodReasonTerminationByKubelet
+	})
 }
 
 func (s *Situation) neverStarted() bool { return s.Actual.Empty() }

@@ -35,3 +35,16 @@ func TestDescribeSurvivesTheAPI(t *testing.T) {
 		t.Errorf("came back as\n%+v\nwant\n%+v", got, want)
 	}
 }
+
+// TestDescribeTakesBackAnEndThatDidNotCome: a host that went down in the middle
+// of ending a pod runs it again.
+func TestDescribeTakesBackAnEndThatDidNotCome(t *testing.T) {
+	s := situation(testPod("Always"), run("a", runtime.Running, 0, 1), run("b", runtime.Running, 0, 1))
+	s.Pod.Status = v1.PodStatus{Phase: v1.PodRunning, Reason: shutdownReason, Message: shutdownMessage, Conditions: []v1.PodCondition{
+		{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet}}}
+	plan := Decide(s)
+	status := Describe(s, &plan)
+	if status.Reason != "" || status.Message != "" || condition(&status, v1.DisruptionTarget) != nil || status.Phase != v1.PodRunning {
+		t.Errorf("got %+v", status)
+	}
+}

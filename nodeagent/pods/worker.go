@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -21,12 +22,13 @@ import (
 
 // worker makes one pod real.
 type worker struct {
-	agent  *Agent
-	uid    types.UID
-	name   types.NamespacedName
-	static bool // from a manifest of this host; the API has no more than its mirror
-	wake   chan struct{}
-	logger *slog.Logger
+	agent   *Agent
+	uid     types.UID
+	name    types.NamespacedName
+	static  bool // from a manifest of this host; the API has no more than its mirror
+	wake    chan struct{}
+	settled atomic.Bool // nothing of the pod runs, and the API knows
+	logger  *slog.Logger
 
 	mu         sync.Mutex
 	pod        *v1.Pod          // the newest that the API gave
@@ -378,6 +380,7 @@ func (w *worker) refreshAt(s *Situation) time.Time {
 func (w *worker) report(ctx context.Context, s *Situation, plan *Plan) {
 	status := Describe(s, plan)
 	told := equality.Semantic.DeepEqual(status, w.pod.Status)
+	w.settled.Store(told && plan.Stopped)
 	if w.static {
 		w.reportStatic(ctx, status, told)
 		return

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -213,17 +215,38 @@ func (s strategy[T]) PrepareForUpdate(ctx context.Context, obj, old runtime.Obje
 func (s strategy[T]) Validate(ctx context.Context, obj runtime.Object) field.ErrorList {
 	o := obj.(T)
 	errs := apivalidation.ValidateObjectMetaAccessor(o, !s.d.ClusterScope, s.d.NameValidation, field.NewPath("metadata"))
+	errs = append(errs, s.validateFinalizers(o)...)
 	if s.d.Validate != nil {
 		errs = append(errs, s.d.Validate(ctx, o)...)
 	}
-	return errs
+	return Show(errs)
 }
 
 func (s strategy[T]) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
 	o, p := obj.(T), old.(T)
 	errs := apivalidation.ValidateObjectMetaAccessorUpdate(o, p, field.NewPath("metadata"))
+	errs = append(errs, s.validateFinalizers(o)...)
 	if s.d.ValidateUpdate != nil {
 		errs = append(errs, s.d.ValidateUpdate(ctx, o, p)...)
+	}
+	return Show(errs)
+}
+
+// validateFinalizers wants a finalizer that Kubernetes does not know to say
+// whose it is.
+func (s strategy[T]) validateFinalizers(obj T) field.ErrorList {
+	var errs field.ErrorList
+	if s.d.PlainFinalizers {
+		return nil
+	}
+	for i, name := range obj.GetFinalizers() {
+		switch name {
+		case metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents, string(corev1.FinalizerKubernetes):
+		default:
+			if !strings.Contains(name, "/") {
+				errs = append(errs, field.Invalid(field.NewPath("metadata", "finalizers").Index(i), name, "name is neither a standard finalizer name nor is it fully qualified"))
+			}
+		}
 	}
 	return errs
 }
@@ -302,10 +325,11 @@ func (s statusStrategy[T]) PrepareForUpdate(ctx context.Context, obj, old runtim
 func (s statusStrategy[T]) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
 	o, p := obj.(T), old.(T)
 	errs := apivalidation.ValidateObjectMetaAccessorUpdate(o, p, field.NewPath("metadata"))
+	errs = append(errs, s.validateFinalizers(o)...)
 	if s.d.Status.Validate != nil {
 		errs = append(errs, s.d.Status.Validate(ctx, o, p)...)
 	}
-	return errs
+	return Show(errs)
 }
 
 func (s statusStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {

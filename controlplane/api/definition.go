@@ -56,6 +56,8 @@ type Definition[T Object] struct {
 	// NameValidation checks metadata.name; nil means a DNS subdomain. prefix
 	// is true for a generateName.
 	NameValidation func(name string, prefix bool) []string
+	// PlainFinalizers lets any finalizer be unqualified ("foo").
+	PlainFinalizers bool
 	// Warnings go to the client as HTTP warning headers.
 	Warnings func(ctx context.Context, obj, old T) []string
 

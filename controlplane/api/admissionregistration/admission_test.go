@@ -79,7 +79,7 @@ func TestWebhooks(t *testing.T) {
 		{func(h hook) { h.ClientConfig.URL = ptr.To("http://example.com") }, []string{`webhooks[0].clientConfig.url: Invalid value: "http": 'https' is the only allowed URL scheme`}},
 		{func(h hook) {
 			h.ClientConfig = admissionv1.WebhookClientConfig{Service: &admissionv1.ServiceReference{Namespace: "n"}}
-		}, []string{"webhooks[0].clientConfig.service.name: Required value"}},
+		}, []string{"webhooks[0].clientConfig.service.namespace: Required value"}},
 		{func(h hook) { h.Rules[0].Resources = []string{"*", "pods", "pods/*", "pods/log"} }, []string{
 			`webhooks[0].rules[0].resources[3]: Invalid value: "pods/log": if 'pods/*' is present, must not specify pods/log`,
 			`webhooks[0].rules[0].resources: Invalid value: ["*","pods","pods/*","pods/log"]: if '*' is present, must not specify other resources without subresources`}},

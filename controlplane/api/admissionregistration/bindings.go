@@ -22,7 +22,8 @@ var bindingColumns = []metav1.TableColumnDefinition{
 }
 
 var validatingBinding = api.Definition[*admissionv1.ValidatingAdmissionPolicyBinding]{
-	GroupVersion: groupVersion, Kind: "ValidatingAdmissionPolicyBinding", Resource: "validatingadmissionpolicybindings",
+	PlainFinalizers: true,
+	GroupVersion:    groupVersion, Kind: "ValidatingAdmissionPolicyBinding", Resource: "validatingadmissionpolicybindings",
 	Singular: "validatingadmissionpolicybinding", Categories: categories, ClusterScope: true, ForbidUnconditionalUpdate: true,
 	New: func() *admissionv1.ValidatingAdmissionPolicyBinding {
 		return &admissionv1.ValidatingAdmissionPolicyBinding{}
@@ -50,7 +51,8 @@ var validatingBinding = api.Definition[*admissionv1.ValidatingAdmissionPolicyBin
 }
 
 var mutatingBinding = api.Definition[*admissionv1.MutatingAdmissionPolicyBinding]{
-	GroupVersion: groupVersion, Kind: "MutatingAdmissionPolicyBinding", Resource: "mutatingadmissionpolicybindings",
+	PlainFinalizers: true,
+	GroupVersion:    groupVersion, Kind: "MutatingAdmissionPolicyBinding", Resource: "mutatingadmissionpolicybindings",
 	Singular: "mutatingadmissionpolicybinding", Categories: categories, ClusterScope: true, ForbidUnconditionalUpdate: true,
 	New: func() *admissionv1.MutatingAdmissionPolicyBinding {
 		return &admissionv1.MutatingAdmissionPolicyBinding{}

@@ -17,7 +17,8 @@ import (
 )
 
 var mutatingPolicy = api.Definition[*admissionv1.MutatingAdmissionPolicy]{
-	GroupVersion: groupVersion, Kind: "MutatingAdmissionPolicy", Resource: "mutatingadmissionpolicies",
+	PlainFinalizers: true,
+	GroupVersion:    groupVersion, Kind: "MutatingAdmissionPolicy", Resource: "mutatingadmissionpolicies",
 	Singular: "mutatingadmissionpolicy", Categories: categories, ClusterScope: true, ForbidUnconditionalUpdate: true,
 	New:     func() *admissionv1.MutatingAdmissionPolicy { return &admissionv1.MutatingAdmissionPolicy{} },
 	NewList: func() runtime.Object { return &admissionv1.MutatingAdmissionPolicyList{} },

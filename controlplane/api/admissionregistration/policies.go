@@ -29,7 +29,8 @@ const (
 )
 
 var validatingPolicy = api.Definition[*admissionv1.ValidatingAdmissionPolicy]{
-	GroupVersion: groupVersion, Kind: "ValidatingAdmissionPolicy", Resource: "validatingadmissionpolicies",
+	PlainFinalizers: true,
+	GroupVersion:    groupVersion, Kind: "ValidatingAdmissionPolicy", Resource: "validatingadmissionpolicies",
 	Singular: "validatingadmissionpolicy", Categories: categories, ClusterScope: true, ForbidUnconditionalUpdate: true,
 	New:     func() *admissionv1.ValidatingAdmissionPolicy { return &admissionv1.ValidatingAdmissionPolicy{} },
 	NewList: func() runtime.Object { return &admissionv1.ValidatingAdmissionPolicyList{} },

@@ -25,7 +25,8 @@ var webhookColumns = []metav1.TableColumnDefinition{
 }
 
 var validatingWebhooks = api.Definition[*admissionv1.ValidatingWebhookConfiguration]{
-	GroupVersion: groupVersion, Kind: "ValidatingWebhookConfiguration", Resource: "validatingwebhookconfigurations",
+	PlainFinalizers: true,
+	GroupVersion:    groupVersion, Kind: "ValidatingWebhookConfiguration", Resource: "validatingwebhookconfigurations",
 	Singular: "validatingwebhookconfiguration", Categories: categories, ClusterScope: true, ForbidUnconditionalUpdate: true,
 	New: func() *admissionv1.ValidatingWebhookConfiguration {
 		return &admissionv1.ValidatingWebhookConfiguration{}
@@ -56,7 +57,8 @@ var validatingWebhooks = api.Definition[*admissionv1.ValidatingWebhookConfigurat
 }
 
 var mutatingWebhooks = api.Definition[*admissionv1.MutatingWebhookConfiguration]{
-	GroupVersion: groupVersion, Kind: "MutatingWebhookConfiguration", Resource: "mutatingwebhookconfigurations",
+	PlainFinalizers: true,
+	GroupVersion:    groupVersion, Kind: "MutatingWebhookConfiguration", Resource: "mutatingwebhookconfigurations",
 	Singular: "mutatingwebhookconfiguration", Categories: categories, ClusterScope: true, ForbidUnconditionalUpdate: true,
 	New:     func() *admissionv1.MutatingWebhookConfiguration { return &admissionv1.MutatingWebhookConfiguration{} },
 	NewList: func() runtime.Object { return &admissionv1.MutatingWebhookConfigurationList{} },
@@ -175,7 +177,9 @@ func checkHook(h *admissionv1.MutatingWebhook, lenient bool, path *field.Path) f
 	case url != nil:
 		errs = append(errs, webhook.ValidateWebhookURL(at.Child("url"), *url, true)...)
 	default:
-		errs = append(errs, webhook.ValidateWebhookService(at.Child("service"), service.Namespace, service.Name, service.Path, ptr.Deref(service.Port, 443))...)
+		// Kubernetes takes name and namespace for one another here, and says so
+		// of the wrong one: the message is the one that users know.
+		errs = append(errs, webhook.ValidateWebhookService(at.Child("service"), service.Name, service.Namespace, service.Path, ptr.Deref(service.Port, 443))...)
 	}
 	return errs
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"clusterctl/controlplane/api/core"
 )
@@ -51,14 +52,10 @@ func notAbove(path *field.Path, limit int32, message string, counts ...count) (e
 
 // notDecremented is for the collision counts of statuses.
 func notDecremented(path *field.Path, now, before *int32) field.ErrorList {
-	value := int32(0)
-	if now != nil {
-		value = *now
-	}
-	if before == nil || value >= *before {
+	if before == nil || now != nil && *now >= *before {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(path, value, "cannot be decremented")}
+	return field.ErrorList{field.Invalid(path, ptr.Deref(now, 0), "cannot be decremented")}
 }
 
 // checkSelector checks a required label selector, which must select something.

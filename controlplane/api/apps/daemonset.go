@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -47,10 +48,10 @@ var daemonSet = api.Definition[*appsv1.DaemonSet]{
 		return append(sameSelector(ds.Spec.Selector, old.Spec.Selector, path), checkDaemonSetSpec(&ds.Spec, path)...)
 	},
 	Warnings: func(_ context.Context, ds, old *appsv1.DaemonSet) []string {
-		if old != nil {
+		if old != nil && ds.Generation == old.Generation {
 			return nil
 		}
-		return nameWarning(ds.Name)
+		return core.PodTemplateWarnings(&ds.Spec.Template, field.NewPath("spec", "template", "spec"))
 	},
 	Spec: func(ds *appsv1.DaemonSet) any { return ds.Spec },
 	Status: &api.Status[*appsv1.DaemonSet]{
@@ -69,7 +70,7 @@ var daemonSet = api.Definition[*appsv1.DaemonSet]{
 		columns.Number("Ready", appsv1.DaemonSetStatus{}.SwaggerDoc()["numberReady"]),
 		columns.Number("Up-to-date", appsv1.DaemonSetStatus{}.SwaggerDoc()["updatedNumberScheduled"]),
 		columns.Number("Available", appsv1.DaemonSetStatus{}.SwaggerDoc()["numberAvailable"]),
-		columns.Text("Node Selector", "The nodes that the pods may run on."),
+		columns.Text("Node Selector", corev1.PodSpec{}.SwaggerDoc()["nodeSelector"]),
 		columns.Age(),
 	}, columns.Containers()...),
 		columns.Wide("Selector", appsv1.DaemonSetSpec{}.SwaggerDoc()["selector"])),
@@ -99,6 +100,7 @@ func setTemplateGeneration(ds *appsv1.DaemonSet, n int64) {
 
 func defaultDaemonSet(ds *appsv1.DaemonSet) {
 	core.DefaultPodTemplate(&ds.Spec.Template)
+	setTemplateGeneration(ds, templateGeneration(ds))
 	setDefault(&ds.Spec.RevisionHistoryLimit, 10)
 	strategy := &ds.Spec.UpdateStrategy
 	if strategy.Type == "" {

@@ -35,10 +35,13 @@ var deployment = api.Definition[*appsv1.Deployment]{
 		return append(checkDeploymentSpec(&d.Spec, path), sameSelector(d.Spec.Selector, old.Spec.Selector, path)...)
 	},
 	Warnings: func(_ context.Context, d, old *appsv1.Deployment) []string {
-		if old != nil {
+		var warnings []string
+		if old == nil {
+			warnings = nameWarning(d.Name)
+		} else if d.Generation == old.Generation {
 			return nil
 		}
-		return nameWarning(d.Name)
+		return append(warnings, core.PodTemplateWarnings(&d.Spec.Template, field.NewPath("spec", "template", "spec"))...)
 	},
 	// Annotations count, since they are copied to the replica sets.
 	Spec: func(d *appsv1.Deployment) any { return []any{d.Spec, d.Annotations} },

@@ -38,10 +38,13 @@ var replicaSet = api.Definition[*appsv1.ReplicaSet]{
 		return append(checkReplicaSetSpec(&rs.Spec, path), sameSelector(rs.Spec.Selector, old.Spec.Selector, path)...)
 	},
 	Warnings: func(_ context.Context, rs, old *appsv1.ReplicaSet) []string {
-		if old != nil {
+		var warnings []string
+		if old == nil {
+			warnings = nameWarning(rs.Name)
+		} else if rs.Generation == old.Generation {
 			return nil
 		}
-		return nameWarning(rs.Name)
+		return append(warnings, core.PodTemplateWarnings(&rs.Spec.Template, field.NewPath("spec", "template", "spec"))...)
 	},
 	Spec: func(rs *appsv1.ReplicaSet) any { return rs.Spec },
 	Status: &api.Status[*appsv1.ReplicaSet]{

@@ -40,7 +40,12 @@ var statefulSet = api.Definition[*appsv1.StatefulSet]{
 	},
 	Validate: func(_ context.Context, s *appsv1.StatefulSet) field.ErrorList {
 		path := field.NewPath("spec")
-		errs := checkStatefulSetSpec(&s.Spec, path)
+		var errs field.ErrorList
+		// Claims never change, so that those of old sets may be what they are.
+		for i := range s.Spec.VolumeClaimTemplates {
+			errs = append(errs, core.ValidateClaimSpec(&s.Spec.VolumeClaimTemplates[i].Spec, path.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
+		}
+		errs = append(errs, checkStatefulSetSpec(&s.Spec, path)...)
 		if s.Spec.ServiceName != "" {
 			for _, message := range validation.IsDNS1123Label(s.Spec.ServiceName) {
 				errs = append(errs, field.Invalid(path.Child("serviceName"), s.Spec.ServiceName, message))
@@ -49,7 +54,25 @@ var statefulSet = api.Definition[*appsv1.StatefulSet]{
 		return errs
 	},
 	ValidateUpdate: checkStatefulSetUpdate,
-	Spec:           func(s *appsv1.StatefulSet) any { return s.Spec },
+	Warnings: func(_ context.Context, s, old *appsv1.StatefulSet) []string {
+		var warnings []string
+		path := field.NewPath("spec")
+		if old == nil || s.Generation != old.Generation {
+			warnings = core.PodTemplateWarnings(&s.Spec.Template, path.Child("template", "spec"))
+		}
+		for i := range s.Spec.VolumeClaimTemplates {
+			at := path.Child("volumeClaimTemplates").Index(i)
+			if old != nil {
+				at = at.Child("Spec")
+			}
+			warnings = append(warnings, core.ClaimSpecWarnings(&s.Spec.VolumeClaimTemplates[i].Spec, at)...)
+		}
+		if n := s.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
+			warnings = append(warnings, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+		}
+		return warnings
+	},
+	Spec: func(s *appsv1.StatefulSet) any { return s.Spec },
 	Status: &api.Status[*appsv1.StatefulSet]{
 		Copy:         func(to, from *appsv1.StatefulSet) { to.Status = from.Status },
 		KeepMetadata: true,

@@ -85,7 +85,7 @@ func TestSubjectAccessReview(t *testing.T) {
 		{name: "nothing", spec: authorizationv1.SubjectAccessReviewSpec{User: "eve"},
 			err: "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified"},
 		{name: "both", spec: authorizationv1.SubjectAccessReviewSpec{User: "eve", ResourceAttributes: get, NonResourceAttributes: &authorizationv1.NonResourceAttributes{}},
-			err: "spec.nonResourceAttributes: Invalid value: {}: cannot be specified in combination with resourceAttributes"},
+			err: `spec.nonResourceAttributes: Invalid value: {"Path":"","Verb":""}: cannot be specified in combination with resourceAttributes`},
 		{name: "metadata", meta: metav1.ObjectMeta{Name: "x"}, spec: authorizationv1.SubjectAccessReviewSpec{User: "eve", ResourceAttributes: get}, err: "metadata: Invalid value:"},
 		{name: "empty selector", spec: authorizationv1.SubjectAccessReviewSpec{User: "eve", ResourceAttributes: &authorizationv1.ResourceAttributes{FieldSelector: &authorizationv1.FieldSelectorAttributes{}}},
 			err: "spec.resourceAttributes.fieldSelector.requirements: Required value: when spec.resourceAttributes.fieldSelector is specified, requirements or rawSelector is required"},
@@ -150,7 +150,7 @@ func TestSelfAndLocalReviews(t *testing.T) {
 		t.Errorf("another namespace in the path: %v", err)
 	}
 	_, err = create(t, &judge{}, "localsubjectaccessreviews", in("ns"), local("ns", authorizationv1.SubjectAccessReviewSpec{User: "eve", NonResourceAttributes: &authorizationv1.NonResourceAttributes{}}))
-	if err == nil || !strings.Contains(err.Error(), "spec.nonResourceAttributes: Invalid value: {}: disallowed on this kind of request") {
+	if err == nil || !strings.Contains(err.Error(), `spec.nonResourceAttributes: Invalid value: {"Path":"","Verb":""}: disallowed on this kind of request`) {
 		t.Errorf("path: %v", err)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"clusterctl/controlplane/api"
 )
 
 // legacySigner is the signer of requests that name none, in versions before v1.
@@ -236,7 +238,7 @@ func checkUpdate(csr, old *certificatesv1.CertificateSigningRequest, a allowance
 		case len(now) > len(before):
 			errs = append(errs, field.Forbidden(path, fmt.Sprintf("updates may not add a condition of type %q", kind)))
 		case !apiequality.Semantic.DeepEqual(now, before):
-			errs = append(errs, field.Forbidden(path, fmt.Sprintf("updates may not modify a condition of type %q\n%v", kind, diff.Diff(before, now))))
+			errs = append(errs, field.Forbidden(path, fmt.Sprintf("updates may not modify a condition of type %q\n%v", kind, diff.Diff(api.Shown(before), api.Shown(now)))))
 		}
 	}
 	if !bytes.Equal(csr.Status.Certificate, old.Status.Certificate) {

@@ -27,6 +27,7 @@ var lease = api.Definition[*coordinationv1.Lease]{
 
 	PrepareForCreate: func(_ context.Context, l *coordinationv1.Lease) { dropCoordination(l, nil) },
 	PrepareForUpdate: func(_ context.Context, l, old *coordinationv1.Lease) { dropCoordination(l, old) },
+	PlainFinalizers:  true,
 	Validate: func(_ context.Context, l *coordinationv1.Lease) field.ErrorList {
 		return checkLeaseSpec(&l.Spec, field.NewPath("spec"))
 	},

@@ -215,7 +215,7 @@ func validateVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
 	}
 	if !apiequality.Semantic.DeepEqual(now, was) {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "persistentvolumesource"),
-			fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", diff.Diff(was, now))))
+			fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", diff.Diff(api.Shown(was), api.Shown(now)))))
 	}
 	errs = append(errs, apivalidation.ValidateImmutableField(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
 	if a := old.Spec.NodeAffinity; a != nil && !apiequality.Semantic.DeepEqual(v.Spec.NodeAffinity, withStableLabels(a, v.Spec.NodeAffinity)) {

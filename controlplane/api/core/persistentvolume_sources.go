@@ -2,6 +2,7 @@ package core
 
 import (
 	"path"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -160,9 +161,18 @@ func validatePersistentISCSI(s *corev1.ISCSIPersistentVolumeSource, name string,
 	}
 	if s.SecretRef != nil {
 		same.SecretRef = &corev1.LocalObjectReference{Name: s.SecretRef.Name}
+	}
+	for _, err := range validateISCSI(same, p) {
+		// Kubernetes says less of a volume's names than of a pod's.
+		if strings.HasPrefix(err.Detail, "must be valid format") {
+			err.Detail = "must be valid format"
+		}
+		errs = append(errs, err)
+	}
+	if s.SecretRef != nil {
 		errs = append(errs, required(s.SecretRef.Name, p.Child("secretRef", "name"))...)
 	}
-	return append(errs, validateISCSI(same, p)...)
+	return errs
 }
 
 func validatePersistentCSI(c *corev1.CSIPersistentVolumeSource, p *field.Path) field.ErrorList {

@@ -128,7 +128,7 @@ func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	}
 	spec := field.NewPath("spec")
 	if !apiequality.Semantic.DeepEqual(now, was) {
-		errs = append(errs, field.Forbidden(spec, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", diff.Diff(*was, *now))))
+		errs = append(errs, field.Forbidden(spec, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", diff.Diff(api.Shown(*was), api.Shown(*now)))))
 	}
 	size, before, have := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage], old.Status.Capacity[corev1.ResourceStorage]
 	// A request may shrink back towards what there is, after an expansion that failed.
@@ -203,12 +203,18 @@ func claimWarnings(c *corev1.PersistentVolumeClaim) []string {
 	if _, set := c.Annotations[corev1.BetaStorageClassAnnotation]; set {
 		warnings = append(warnings, `metadata.annotations[volume.beta.kubernetes.io/storage-class]: deprecated since v1.8; use "storageClassName" attribute instead`)
 	}
+	return append(warnings, ClaimSpecWarnings(&c.Spec, field.NewPath("spec"))...)
+}
+
+// ClaimSpecWarnings tells what of a claim works, but hardly as meant.
+func ClaimSpecWarnings(spec *corev1.PersistentVolumeClaimSpec, path *field.Path) []string {
+	var warnings []string
 	for _, l := range []struct {
 		name string
 		list corev1.ResourceList
-	}{{"requests", c.Spec.Resources.Requests}, {"limits", c.Spec.Resources.Limits}} {
+	}{{"requests", spec.Resources.Requests}, {"limits", spec.Resources.Limits}} {
 		if q := l.list[corev1.ResourceStorage]; q.MilliValue()%1000 != 0 {
-			warnings = append(warnings, fmt.Sprintf("spec.resources.%s[storage]: fractional byte value %q is invalid, must be an integer", l.name, q.String()))
+			warnings = append(warnings, fmt.Sprintf("%s[storage]: fractional byte value %q is invalid, must be an integer", path.Child("resources", l.name), q.String()))
 		}
 	}
 	return warnings

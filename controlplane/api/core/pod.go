@@ -253,6 +253,19 @@ func PodTemplateWarnings(template *corev1.PodTemplateSpec, path *field.Path) []s
 			}
 		}
 	}
+	secrets := map[string]bool{}
+	for i, s := range template.Spec.ImagePullSecrets {
+		at := path.Child("imagePullSecrets").Index(i).Child("name")
+		if secrets[s.Name] {
+			warnings = append(warnings, fmt.Sprintf("%s: duplicate name %q", at, s.Name))
+		}
+		secrets[s.Name] = true
+	}
+	for i, s := range template.Spec.ImagePullSecrets {
+		if s.Name == "" {
+			warnings = append(warnings, fmt.Sprintf("%s: invalid empty name %q", path.Child("imagePullSecrets").Index(i).Child("name"), s.Name))
+		}
+	}
 	if s := template.Spec.TerminationGracePeriodSeconds; s != nil && *s < 0 {
 		warnings = append(warnings, fmt.Sprintf("%s: must be >= 0; negative values are invalid and will be treated as 1", path.Child("terminationGracePeriodSeconds")))
 	}

@@ -36,9 +36,6 @@ func ValidatePodTemplate(template *corev1.PodTemplateSpec, path *field.Path) fie
 func validatePod(pod *corev1.Pod) field.ErrorList {
 	path := field.NewPath("spec")
 	errs := validatePodAnnotations(pod.Annotations, &pod.Spec, field.NewPath("metadata", "annotations"))
-	for i := range pod.Finalizers {
-		errs = append(errs, kubeFinalizer(pod.Finalizers[i], field.NewPath("metadata", "finalizers").Index(i))...)
-	}
 	errs = append(errs, validatePodSpec(&pod.Spec, &pod.ObjectMeta, path)...)
 	if pod.Spec.ServiceAccountName == "" {
 		for i := range pod.Spec.Volumes {
@@ -126,6 +123,7 @@ func validatePodSpec(spec *corev1.PodSpec, meta *metav1.ObjectMeta, path *field.
 	}
 	errs = append(errs, validateSchedulingGates(spec.SchedulingGates, path.Child("schedulingGates"))...)
 	errs = append(errs, validateTopologySpread(spec.TopologySpreadConstraints, path.Child("topologySpreadConstraints"))...)
+	errs = append(errs, validateHostProcess(spec, path)...)
 	errs = append(errs, validateHostUsers(spec, path)...)
 	errs = append(errs, validateHostNames(spec, path)...)
 	if n := spec.ServiceAccountName; n != "" {

@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"clusterctl/controlplane/api"
 )
 
 const changeable = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`," +
@@ -66,7 +68,7 @@ func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 		errs = append(errs, narrowGated(rest, &old.Spec, path)...)
 	}
 	if !apiequality.Semantic.DeepEqual(*rest, old.Spec) {
-		errs = append(errs, field.Forbidden(path, fmt.Sprintf("pod updates may not change fields other than %s\n%v", changeable, diff.Diff(old.Spec, *rest))))
+		errs = append(errs, field.Forbidden(path, fmt.Sprintf("pod updates may not change fields other than %s\n%v", changeable, diff.Diff(api.Shown(old.Spec), api.Shown(*rest)))))
 	}
 	return errs
 }
@@ -293,7 +295,7 @@ func validateEphemeralUpdate(pod, old *corev1.Pod) field.ErrorList {
 		if i < 0 {
 			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", was.Name)))
 		} else if now := pod.Spec.EphemeralContainers[i]; !apiequality.Semantic.DeepEqual(was, now) {
-			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, diff.Diff(was, now))))
+			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, diff.Diff(api.Shown(was), api.Shown(now)))))
 		}
 	}
 	return errs

@@ -44,6 +44,7 @@ func serviceKind() api.Kind {
 		PrepareForUpdate:    func(_ context.Context, s, old *corev1.Service) { clearServiceStatus(s, old) },
 		Validate:            func(_ context.Context, s *corev1.Service) field.ErrorList { return validateService(s, nil) },
 		ValidateUpdate:      func(_ context.Context, s, old *corev1.Service) field.ErrorList { return validateServiceUpdate(s, old) },
+		Warnings:            func(_ context.Context, s, _ *corev1.Service) []string { return serviceWarnings(s) },
 		AllowCreateOnUpdate: true,
 		Status: &api.Status[*corev1.Service]{
 			Copy:         func(to, from *corev1.Service) { to.Status = from.Status },

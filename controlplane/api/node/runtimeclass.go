@@ -32,7 +32,8 @@ var runtimeClass = api.Definition[*nodev1.RuntimeClass]{
 	AllowCreateOnUpdate:       true,
 	ForbidUnconditionalUpdate: true,
 
-	Validate: func(_ context.Context, c *nodev1.RuntimeClass) field.ErrorList { return checkRuntimeClass(c) },
+	PlainFinalizers: true,
+	Validate:        func(_ context.Context, c *nodev1.RuntimeClass) field.ErrorList { return checkRuntimeClass(c) },
 	ValidateUpdate: func(_ context.Context, c, old *nodev1.RuntimeClass) field.ErrorList {
 		return append(checkRuntimeClass(c), apivalidation.ValidateImmutableField(c.Handler, old.Handler, field.NewPath("handler"))...)
 	},

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	rbacv1beta1 "k8s.io/api/rbac/v1beta1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -31,7 +32,7 @@ var roleBinding = api.Definition[*rbacv1.RoleBinding]{
 	ValidateUpdate: func(_ context.Context, b, old *rbacv1.RoleBinding) field.ErrorList {
 		return append(checkBinding(b.RoleRef, b.Subjects, true), sameRole(b.RoleRef, old.RoleRef)...)
 	},
-	Columns: bindingColumns("roleBinding"),
+	Columns: bindingColumns("roleBinding", rbacv1beta1.RoleBinding{}.SwaggerDoc()["roleRef"]),
 	Row: func(b *rbacv1.RoleBinding) []any {
 		return bindingRow(b.ObjectMeta, b.RoleRef, b.Subjects)
 	},
@@ -58,7 +59,7 @@ var clusterRoleBinding = api.Definition[*rbacv1.ClusterRoleBinding]{
 	ValidateUpdate: func(_ context.Context, b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
 		return append(checkBinding(b.RoleRef, b.Subjects, false), sameRole(b.RoleRef, old.RoleRef)...)
 	},
-	Columns: bindingColumns("clusterRoleBinding"),
+	Columns: bindingColumns("clusterRoleBinding", rbacv1beta1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"]),
 	Row: func(b *rbacv1.ClusterRoleBinding) []any {
 		return bindingRow(b.ObjectMeta, b.RoleRef, b.Subjects)
 	},
@@ -138,10 +139,11 @@ func checkSubject(subject rbacv1.Subject, namespaced bool, path *field.Path) (er
 	return errs
 }
 
-func bindingColumns(kind string) []metav1.TableColumnDefinition {
+// The descriptions are those of v1beta1, as Kubernetes has them.
+func bindingColumns(kind, role string) []metav1.TableColumnDefinition {
 	return []metav1.TableColumnDefinition{
 		columns.Name(),
-		columns.Text("Role", rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"]),
+		columns.Text("Role", role),
 		columns.Age(),
 		columns.Wide("Users", "Users in the "+kind),
 		columns.Wide("Groups", "Groups in the "+kind),

@@ -81,7 +81,8 @@ func (r *resource[T]) Create(ctx context.Context, obj runtime.Object, validate r
 	}
 	if r.d.Validate != nil {
 		if errs := r.d.Validate(question); len(errs) > 0 {
-			return nil, apierrors.NewInvalid(r.d.GroupVersion.WithKind(r.d.Kind).GroupKind(), "", errs)
+			// Kubernetes names the group only.
+			return nil, apierrors.NewInvalid(schema.GroupKind{Group: r.d.GroupVersion.Group}, "", api.Show(errs))
 		}
 	}
 	if r.d.Admissible != nil {

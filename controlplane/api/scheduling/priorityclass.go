@@ -43,7 +43,9 @@ var priorityClass = api.Definition[*schedulingv1.PriorityClass]{
 	PrepareForCreate: func(_ context.Context, c *schedulingv1.PriorityClass) { c.Generation = 1 },
 	Validate: func(_ context.Context, c *schedulingv1.PriorityClass) field.ErrorList {
 		errs := checkPriorityName(c)
-		if policy := c.PreemptionPolicy; policy != nil && *policy != corev1.PreemptLowerPriority && *policy != corev1.PreemptNever {
+		if policy := c.PreemptionPolicy; policy != nil && *policy == "" {
+			errs = append(errs, field.Required(field.NewPath("preemptionPolicy"), ""))
+		} else if policy := c.PreemptionPolicy; policy != nil && *policy != corev1.PreemptLowerPriority && *policy != corev1.PreemptNever {
 			errs = append(errs, field.NotSupported(field.NewPath("preemptionPolicy"), *policy,
 				[]corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever}))
 		}

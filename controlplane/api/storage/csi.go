@@ -202,8 +202,6 @@ func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 	return errs
 }
 
-var capacityDocs = storagev1.CSIStorageCapacity{}.SwaggerDoc()
-
 var csiStorageCapacity = api.Definition[*storagev1.CSIStorageCapacity]{
 	GroupVersion: groupVersion, Kind: "CSIStorageCapacity", Resource: "csistoragecapacities", Singular: "csistoragecapacity",
 	ForbidUnconditionalUpdate: true,
@@ -222,16 +220,6 @@ var csiStorageCapacity = api.Definition[*storagev1.CSIStorageCapacity]{
 			errs = append(errs, field.Invalid(field.NewPath("storageClassName"), c.StorageClassName, "field is immutable"))
 		}
 		return errs
-	},
-	Columns: []metav1.TableColumnDefinition{
-		columns.Name(), columns.Text("StorageClassName", capacityDocs["storageClassName"]), columns.Text("Capacity", capacityDocs["capacity"]),
-	},
-	Row: func(c *storagev1.CSIStorageCapacity) []any {
-		amount := "<unset>"
-		if c.Capacity != nil {
-			amount = c.Capacity.String()
-		}
-		return []any{c.Name, c.StorageClassName, amount}
 	},
 }
 

@@ -118,13 +118,11 @@ func validateClass(c *storagev1.StorageClass) field.ErrorList {
 
 func validateTopologies(terms []corev1.TopologySelectorTerm, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	var before []map[string]sets.Set[string]
+	// Terms that say nothing are duplicates of those yet to come.
+	before := make([]map[string]sets.Set[string], len(terms))
 	for i, term := range terms {
 		at := path.Index(i).Child("matchLabelExpressions")
 		seen := map[string]sets.Set[string]{}
-		if len(term.MatchLabelExpressions) == 0 {
-			errs = append(errs, field.Required(at, ""))
-		}
 		for j, e := range term.MatchLabelExpressions {
 			at := at.Index(j)
 			values := sets.New[string]()
@@ -148,7 +146,7 @@ func validateTopologies(terms []corev1.TopologySelectorTerm, path *field.Path) f
 				errs = append(errs, field.Duplicate(at, ""))
 			}
 		}
-		before = append(before, seen)
+		before[i] = seen
 	}
 	return errs
 }

@@ -76,6 +76,7 @@ func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 		errs = append(errs, core.ValidateInlineVolume(inline, at.Child("inlineVolumeSpec"))...)
 	case *name == "":
 		errs = append(errs, field.Required(at.Child("persistentVolumeName"), "must specify non empty persistentVolumeName"))
+		fallthrough
 	default:
 		errs = append(errs, invalid(at.Child("persistentVolumeName"), *name, apivalidation.NameIsDNSSubdomain(*name, false))...)
 	}

@@ -185,10 +185,10 @@ func (r *reset) removeCNIResults() error {
 		removed = true
 	}
 	if removed {
-		_ = os.Remove(r.path(results)) // fails where others use it, as it should
-		_ = os.Remove(r.path(cache))
 		r.report("removed notes of pods' networks in " + results)
 	}
+	_ = os.Remove(r.path(results)) // both fail where others use them, as they should
+	_ = os.Remove(r.path(cache))
 	return nil
 }
 

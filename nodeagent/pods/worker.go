@@ -124,8 +124,11 @@ func (w *worker) contentsChanged() {
 
 // run steps until the host holds nothing of the pod, or ctx ends.
 func (w *worker) run(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// What acts on the host is called off with the worker; a request to the API
+	// server is not: the deletion that the worker ends by may be heard of before
+	// its answer comes.
+	acting, callOff := context.WithCancel(ctx)
+	defer callOff()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -135,7 +138,7 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.wake:
 		case <-timer.C:
 		}
-		next, done := w.step(ctx)
+		next, done := w.step(ctx, acting)
 		if done {
 			return
 		}
@@ -145,7 +148,7 @@ func (w *worker) run(ctx context.Context) {
 
 // step observes, decides, describes and acts once. It says when to step
 // again at the latest, and whether the pod is off the host.
-func (w *worker) step(ctx context.Context) (next time.Time, done bool) {
+func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 	now := time.Now()
 	w.mu.Lock()
 	finished := w.finished
@@ -181,13 +184,13 @@ func (w *worker) step(ctx context.Context) (next time.Time, done bool) {
 		next = now.Add(time.Hour)
 	}
 	for _, action := range plan.Actions {
-		w.begin(ctx, s, action)
+		w.begin(acting, s, action)
 	}
 	if at := w.refreshAt(s); !at.IsZero() {
 		if now.Before(at) {
 			next = earlier(next, at)
 		} else {
-			w.begin(ctx, s, Action{Verb: Prepare})
+			w.begin(acting, s, Action{Verb: Prepare})
 		}
 	}
 	if deadline := w.deadline(); !deadline.IsZero() && s.End == nil {

@@ -21,10 +21,24 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/client-go/discovery"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/openapi"
 )
+
+// documented is a client of a server with OpenAPI documents; the fake has none.
+type documented struct{ kubernetes.Interface }
+
+func (d documented) Discovery() discovery.DiscoveryInterface {
+	return documentedDiscovery{d.Interface.Discovery()}
+}
+
+type documentedDiscovery struct{ discovery.DiscoveryInterface }
+
+func (documentedDiscovery) OpenAPIV3() openapi.Client { return &manyDocuments{} }
 
 // configure starts informers over a fake client after make has registered its
 // own.
@@ -34,7 +48,7 @@ func configure[P any](t *testing.T, make func(Config) (P, error), a authorizer.A
 	factory := informers.NewSharedInformerFactory(client, 0)
 	ctx, cancel := context.WithCancel(context.Background())
 	p, err := make(Config{
-		Client: client, Informers: factory, Authorizer: a, Drained: ctx.Done(),
+		Client: documented{client}, Informers: factory, Authorizer: a, Drained: ctx.Done(),
 		Dynamic: dynamicfake.NewSimpleDynamicClient(runtime.NewScheme()), Mapper: meta.NewDefaultRESTMapper(nil),
 	})
 	if err != nil {

@@ -43,16 +43,17 @@ func newMutatingPolicies(config Config) (admission.Interface, error) {
 	return mutatingPolicies{p, config.Informers.Admissionregistration().V1().MutatingAdmissionPolicies().Lister()}, nil
 }
 
-// mutatingPolicies keeps the library from reading the server's OpenAPI
-// documents every few seconds while there is no policy that needs them: until
-// somebody asks, the server does not even build them.
+// mutatingPolicies keeps the library from asking for the list of OpenAPI
+// documents every few seconds while there is no policy that needs them: for each
+// list, every extension API server is asked for its own.
 type mutatingPolicies struct {
 	*mutating.Plugin
 	policies listers.MutatingAdmissionPolicyLister
 }
 
-// SetExternalKubeClientSet hands the library a client that tells of no
-// documents as long as there are no policies.
+// SetExternalKubeClientSet hands the library a client that tells of the
+// documents there were at first as long as there are no policies: the first
+// objects that a policy changes come before the next list.
 func (p mutatingPolicies) SetExternalKubeClientSet(client kubernetes.Interface) {
 	p.Plugin.SetExternalKubeClientSet(policyClient{client, p.policies})
 }
@@ -71,15 +72,23 @@ type policyDiscovery struct {
 	policies listers.MutatingAdmissionPolicyLister
 }
 
-func (d policyDiscovery) OpenAPIV3() openapi.Client { return policyDocuments(d) }
+func (d policyDiscovery) OpenAPIV3() openapi.Client {
+	return &policyDocuments{Client: d.DiscoveryInterface.OpenAPIV3(), policies: d.policies}
+}
 
-type policyDocuments policyDiscovery
+// policyDocuments is asked by one goroutine.
+type policyDocuments struct {
+	openapi.Client
+	policies listers.MutatingAdmissionPolicyLister
+	last     map[string]openapi.GroupVersion
+}
 
-// Paths implements openapi.Client.
-func (d policyDocuments) Paths() (map[string]openapi.GroupVersion, error) {
+// Paths implements openapi.Client. The address of a document that has changed
+// since leads to the document as it is.
+func (d *policyDocuments) Paths() (map[string]openapi.GroupVersion, error) {
 	policies, err := d.policies.List(labels.Everything())
-	if err != nil || len(policies) == 0 {
-		return nil, err
+	if err == nil && (len(policies) > 0 || d.last == nil) {
+		d.last, err = d.Client.Paths()
 	}
-	return d.DiscoveryInterface.OpenAPIV3().Paths()
+	return d.last, err
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -286,10 +287,39 @@ func removeTree(dir string) error {
 			}
 		}
 	}
-	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err = unix.Rmdir(dir)
+	for range killAttempts {
+		if !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		kill(dir)
+		time.Sleep(killWait)
+		err = unix.Rmdir(dir)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("rmdir %s: %w", dir, err)
 	}
 	return nil
+}
+
+// A group is removed when nothing should run in it any more: what does was
+// lost by the runtime, and nobody else will end it.
+const (
+	killAttempts = 5
+	killWait     = 20 * time.Millisecond
+)
+
+// kill ends the processes in dir. They may take a while to go.
+func kill(dir string) {
+	content, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return // gone, or to be seen by the rmdir that follows
+	}
+	for _, field := range strings.Fields(string(content)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+			_ = unix.Kill(pid, unix.SIGKILL) // gone already
+		}
+	}
 }
 
 func write(file, value string) error {

@@ -1,8 +1,12 @@
 package cgroups
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -86,6 +90,24 @@ func TestTreeCreatesLimitsAndRemoves(t *testing.T) {
 	}
 	if got := tree.Pods(); len(got) != 0 {
 		t.Errorf("pods after removal: got %v", got)
+	}
+}
+
+// What the runtime lost has to go with the group, or the group stays for ever.
+func TestKill(t *testing.T) {
+	lost := exec.Command("sleep", "600")
+	if err := lost.Start(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Appendf(nil, "0\n1\n%d\n", lost.Process.Pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kill(dir)
+	err := lost.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("the process ended with %v, want a kill", err)
 	}
 }
 

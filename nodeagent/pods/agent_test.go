@@ -262,3 +262,16 @@ func TestAgentTakesAwayWhatIsLeftOfGonePods(t *testing.T) {
 	}
 	b.stop()
 }
+
+// A call that is interrupted leaves a process behind, so it is let end.
+func TestSteadilyOutlivesItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	err := steadily(ctx, func(steady context.Context) error {
+		cancel()
+		time.Sleep(10 * time.Millisecond)
+		return steady.Err()
+	})
+	if err != nil {
+		t.Errorf("the call was interrupted: %v", err)
+	}
+}

@@ -229,13 +229,29 @@ func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) er
 	if pod.Spec.RuntimeClassName != nil {
 		handler = *pod.Spec.RuntimeClassName
 	}
-	if _, err := w.agent.Config.Runtime.RunPodSandbox(ctx, config, handler); err != nil {
+	err = steadily(ctx, func(ctx context.Context) error {
+		_, err := w.agent.Config.Runtime.RunPodSandbox(ctx, config, handler)
+		return err
+	})
+	if err != nil {
 		if ctx.Err() == nil {
 			w.agent.event(pod, "", v1.EventTypeWarning, "FailedCreatePodSandBox", fmt.Sprintf("Failed to create pod sandbox: %v", err))
 		}
 		return fmt.Errorf("run sandbox: %w", err)
 	}
 	return nil
+}
+
+// patience is how long a call to the runtime may take once it is called off.
+const patience = 10 * time.Second
+
+// steadily does what should not be interrupted at any moment: a runtime that is,
+// while it starts a process, leaves it behind.
+func steadily(ctx context.Context, do func(context.Context) error) error {
+	steady, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(patience, cancel) })()
+	return do(steady)
 }
 
 // startFault is a failure to start, with its reason in the status.
@@ -287,7 +303,8 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 	}
 	w.started(c.Name, resourcesOf(pod))
 	report(v1.EventTypeNormal, "Created", "Container created")
-	if err := a.Config.Runtime.StartContainer(ctx, id); err != nil {
+	err = steadily(ctx, func(ctx context.Context) error { return a.Config.Runtime.StartContainer(ctx, id) })
+	if err != nil {
 		return fault(reasonRun, err)
 	}
 	report(v1.EventTypeNormal, "Started", "Container started")

@@ -124,6 +124,17 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
+	if c.lab != "" {
+		done, err := c.mirror(ctx, o, filepath.Join(o.cache, "images", pulled+".tar"))
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := done(); err != nil {
+				log.Printf("the hosts still ask this machine for images: %v", err)
+			}
+		}()
+	}
 	reports := filepath.Join(o.cache, "reports", time.Now().UTC().Format("20060102T150405Z"))
 	parts := []part{{name: "parallel", labels: "Conformance && !Serial", procs: o.procs}}
 	if o.serial {

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"archive/tar"
+	"errors"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -191,5 +194,48 @@ func TestImageList(t *testing.T) {
 	}
 	if len(names) != 13 {
 		t.Errorf("%d names, want 13", len(names))
+	}
+}
+
+func TestImageArchive(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "i.tar")
+	file, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(file)
+	for path, content := range map[string]string{
+		"blobs/sha256/aa": "a layer", "blobs/sha256/bb": `{"layers":[]}`,
+		"index.json": `{"manifests":[{"mediaType":"m/t","digest":"sha256:bb","annotations":{"io.containerd.image.name":"registry.k8s.io/a/b:1"}}]}`,
+	} {
+		if err := w.WriteHeader(&tar.Header{Name: path, Mode: 0o644, Size: int64(len(content))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	a, err := openArchive(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]struct {
+		code       int
+		body, kind string
+	}{
+		"/v2/a/b/manifests/1":         {200, `{"layers":[]}`, "m/t"},
+		"/v2/a/b/manifests/sha256:bb": {200, `{"layers":[]}`, "m/t"},
+		"/v2/a/b/blobs/sha256:aa":     {200, "a layer", "application/octet-stream"},
+		"/v2/a/b/manifests/2":         {404, "404 page not found\n", "text/plain; charset=utf-8"},
+		"/v2/":                        {404, "404 page not found\n", "text/plain; charset=utf-8"},
+	} {
+		got := httptest.NewRecorder()
+		a.ServeHTTP(got, httptest.NewRequest("GET", path, nil))
+		if got.Code != want.code || got.Body.String() != want.body || got.Header().Get("Content-Type") != want.kind {
+			t.Errorf("%s: %d %q %s, want %v", path, got.Code, got.Body, got.Header().Get("Content-Type"), want)
+		}
 	}
 }

@@ -172,7 +172,7 @@ func (d *driver) screen() string {
 // until feeds messages until the screen contains want.
 func (d *driver) until(want string) {
 	d.t.Helper()
-	timeout := time.After(5 * time.Second)
+	timeout := time.After(time.Minute)
 	for !strings.Contains(d.screen(), want) {
 		select {
 		case msg := <-d.msgs:

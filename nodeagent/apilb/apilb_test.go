@@ -97,7 +97,7 @@ func (f *fixture) connect(t *testing.T) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return conn
@@ -160,7 +160,7 @@ func TestCutsClientsOffAVanishedServer(t *testing.T) {
 	}
 	f.silence(a, false)
 	f.updates <- []string{a}
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		server, err := ask(f.connect(t))
 		if err == nil && server == a {
 			break
@@ -179,7 +179,7 @@ func TestKeepsClientsWhenThereIsNowhereElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.silence(a, true)
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		f.balancer.mu.Lock()
 		down := f.servers[0].down
 		f.balancer.mu.Unlock()

@@ -132,7 +132,7 @@ func (b *bench) watching() {
 // until waits for the pod, as the API has it, to look as wanted.
 func (b *bench) until(what string, holds func(*v1.Pod) bool) *v1.Pod {
 	b.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		pod, err := b.client.CoreV1().Pods("n").Get(b.t.Context(), "p", metav1.GetOptions{})
 		if err != nil {
@@ -203,7 +203,7 @@ func TestAgentRunsAdoptsRestartsAndDeletes(t *testing.T) {
 		}
 		return p == nil
 	})
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		b.cri.Lock()
 		left := len(b.cri.Sandboxes)
@@ -247,7 +247,7 @@ func TestAgentTakesAwayWhatIsLeftOfGonePods(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.start()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		b.cri.Lock()
 		left := len(b.cri.Sandboxes)

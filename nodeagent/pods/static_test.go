@@ -80,7 +80,7 @@ func TestStaticPodIsMirroredReplacedAndRemoved(t *testing.T) {
 	}
 	b.static <- nil
 	b.until("gone", func(p *v1.Pod) bool { return p == nil })
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		b.cri.Lock()
 		left := len(b.cri.Sandboxes)

@@ -105,7 +105,7 @@ func TestManagerGatesOnStartupAndReportsFailure(t *testing.T) {
 	}
 	until := func(what string, holds func(Result) bool) {
 		t.Helper()
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(time.Minute)
 		for !holds(m.Result("id")) {
 			select {
 			case <-changed:

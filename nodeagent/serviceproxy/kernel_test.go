@@ -321,7 +321,7 @@ func TestSyncFollowsTheInformers(t *testing.T) {
 	}
 	select {
 	case <-changed:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the deletion of a service went unnoticed")
 	}
 	sync(true)

@@ -51,7 +51,7 @@ func (c *Cluster) startControllers(t *testing.T) {
 			if err != nil {
 				t.Errorf("controllers ended with %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("controllers do not end")
 		}
 	})

@@ -57,7 +57,7 @@ func object(t *testing.T, text string) *unstructured.Unstructured {
 // The error that check gives with false is why it is not true yet.
 func eventually(t *testing.T, what string, check func(ctx context.Context) (bool, error)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	var err error
 	for {

@@ -253,7 +253,7 @@ func TestPodAppearsAndGoes(t *testing.T) {
 	u := &user.DefaultInfo{Name: "system:node:one", Groups: []string{"system:nodes"}}
 	is := func(want bool) {
 		t.Helper()
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for {
 			decision, _, err := a.Authorize(ctx, request(t, u, "get core/secrets:a-secret ns"))
 			if err != nil {

@@ -168,7 +168,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			return
 		}
 	}
-	t.Fatalf("%s: not within 10 s", what)
+	t.Fatalf("waited in vain for %s", what)
 }
 
 func TestRunSpreadsPodsOfAController(t *testing.T) {

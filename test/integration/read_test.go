@@ -157,7 +157,7 @@ func TestStreamingList(t *testing.T) {
 			t.Errorf("got %s %+v, want the bookmark that ends the initial events", event.Type, event.Object)
 		}
 	case <-time.After(time.Minute):
-		t.Error("no bookmark within 10 s")
+		t.Error("no bookmark came")
 	}
 }
 

@@ -110,7 +110,7 @@ func makeImages(ctx context.Context, o options) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the source of Kubernetes: %w", err)
 	}
-	base := filepath.Join(o.cache, "trees", "busybox")
+	base := baseTree(o)
 	packer := filepath.Join(o.cache, "bin", "mkimage")
 	if _, err := shell(ctx, o.root, []string{"CGO_ENABLED=0"}, "go", "build", "-o", packer, "./bundle/mkimage"); err != nil {
 		return nil, fmt.Errorf("build image packer: %w", err)
@@ -143,7 +143,7 @@ func makeImages(ctx context.Context, o options) ([]string, error) {
 // stamp changes when the image's description or a file that it copies does.
 func (i image) stamp() (string, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%+v %q %q", i, baseLinks, basePackages)
+	fmt.Fprintf(h, "%+v %q %q %q", i, baseLinks, basePackages, baseShell)
 	for _, f := range i.put {
 		if f.from == "" {
 			continue

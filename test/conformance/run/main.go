@@ -152,6 +152,10 @@ func run(ctx context.Context, o options) (err error) {
 		if err != nil {
 			return errors.Join(runErr, err)
 		}
+		// Another run may have ended meanwhile.
+		if results, err = openResults(results.path); err != nil {
+			return err
+		}
 		results.keep(version, o.command(), specs, suite)
 		maps.Copy(now, specs)
 		if err := results.save(); err != nil {

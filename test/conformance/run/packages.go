@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,8 +14,8 @@ import (
 
 const arch = runtime.GOARCH
 
-// What every image but the bare ones stands on: Debian's busybox, with bash as
-// sh, since busybox's sh there drops variables such as data-1.
+// What every image but the bare ones stands on: Debian's busybox, and bash for
+// what its shell cannot do.
 var (
 	basePackages = []string{"busybox-static", "bash-static"}
 	baseLinks    = map[string]string{
@@ -22,6 +23,23 @@ var (
 		"usr/bin/bash": "bash-static",
 	}
 )
+
+// baseShell is sh: busybox's, whose words tests compare, unless there are
+// variables such as data-1, which it would drop.
+const baseShell = `#!/usr/bin/bash-static
+mapfile -d '' -t all </proc/self/environ
+for v in "${all[@]}"; do
+	[[ ${v%%=*} == *[!A-Za-z0-9_]* ]] && exec -a "$0" /usr/bin/bash-static "$@"
+done
+exec -a "$0" /usr/bin/busybox "$@"
+`
+
+// baseTree is where the tree that images start from is kept; another one when
+// what it is made of is another.
+func baseTree(o options) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", baseLinks, basePackages, baseShell))
+	return filepath.Join(o.cache, "trees", fmt.Sprintf("busybox-%x", sum[:4]))
+}
 
 // unneeded packages are depended on only by scripts that never run here.
 var unneeded = regexp.MustCompile(`^(cdebconf|debconf|dpkg|install-info|tar|libdebian-installer4|libnewt.*|libslang2|libtextwrap1|readline-common|debianutils|passwd|libpam.*|adduser|init-system-helpers)$`)
@@ -58,7 +76,7 @@ func makeBase(ctx context.Context, o options, tree string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Symlink("bash-static", filepath.Join(work, "usr/bin/sh")); err != nil {
+	if err := os.WriteFile(filepath.Join(work, "usr/bin/sh"), []byte(baseShell), 0o755); err != nil {
 		return err
 	}
 	for _, applet := range strings.Fields(applets) {

@@ -31,6 +31,7 @@ import (
 	"clusterctl/controlplane/controllers/endpointslicemirroring"
 	"clusterctl/controlplane/controllers/ephemeralvolume"
 	"clusterctl/controlplane/controllers/garbagecollector"
+	"clusterctl/controlplane/controllers/horizontalpodautoscaler"
 	"clusterctl/controlplane/controllers/job"
 	"clusterctl/controlplane/controllers/legacytokens"
 	"clusterctl/controlplane/controllers/namespace"
@@ -79,6 +80,9 @@ var table = []struct {
 	{"cronjob", plain(cronjob.New)},
 	{"ttlafterfinished", plain(ttlafterfinished.New)},
 	{"disruption", plain(disruption.New)},
+	{"horizontalpodautoscaler", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
+		return horizontalpodautoscaler.New(env, c.REST)
+	}},
 	{"replicationcontroller", plain(replicaset.NewForReplicationControllers)},
 	{"resourceclaim", plain(resourceclaim.New)},
 	{"resourcequota", plain(resourcequota.New)},

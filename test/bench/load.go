@@ -57,9 +57,10 @@ func newLoad(ctx context.Context, h *host) (*load, error) {
 		for _, json := range []bool{false, true} {
 			own := rest.CopyConfig(config)
 			own.Dial = (&net.Dialer{}).DialContext // transports are shared by equal configurations
-			if !json {
-				own.ContentType = runtime.ContentTypeProtobuf
-				own.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+			// Clients that do not say what they want get protobuf.
+			own.ContentType, own.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
+			if json {
+				own.ContentType, own.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
 			}
 			client, err := kubernetes.NewForConfig(own)
 			if err != nil {

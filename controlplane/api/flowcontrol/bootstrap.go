@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"golang.org/x/sync/errgroup"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -61,12 +62,17 @@ type kind[T api.Object] struct {
 }
 
 func (k kind[T]) ensure(ctx context.Context, wanted []T, mandatory bool) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
 	for _, want := range wanted {
-		if err := k.ensureOne(ctx, want, mandatory); err != nil {
-			return fmt.Errorf("ensure %T %s: %w", want, want.GetName(), err)
-		}
+		group.Go(func() error {
+			if err := k.ensureOne(ctx, want, mandatory); err != nil {
+				return fmt.Errorf("ensure %T %s: %w", want, want.GetName(), err)
+			}
+			return nil
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
 func (k kind[T]) ensureOne(ctx context.Context, want T, mandatory bool) error {

@@ -26,6 +26,10 @@ import (
 func EnsurePolicy(ctx context.Context, client kubernetes.Interface) error {
 	policy := DefaultPolicy()
 	rbac := client.RbacV1()
+	roles, bindings, err := seen(ctx, rbac)
+	if err != nil {
+		return err
+	}
 
 	group, groupContext := errgroup.WithContext(ctx)
 	group.SetLimit(8)
@@ -57,11 +61,11 @@ func EnsurePolicy(ctx context.Context, client kubernetes.Interface) error {
 	}
 	for _, r := range policy.ClusterRoles {
 		ensure("ClusterRole", r.Name, role(reconciliation.ClusterRoleRuleOwner{ClusterRole: r},
-			reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()}))
+			&seenRole{ClusterRoleModifier: reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()}, role: roles[r.Name]}))
 	}
 	for _, b := range policy.ClusterRoleBindings {
 		ensure("ClusterRoleBinding", b.Name, binding(reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: b},
-			reconciliation.ClusterRoleBindingClientAdapter{Client: rbac.ClusterRoleBindings()}))
+			&seenBinding{ClusterRoleBindingClientAdapter: reconciliation.ClusterRoleBindingClientAdapter{Client: rbac.ClusterRoleBindings()}, binding: bindings[b.Name]}))
 	}
 	for _, r := range policy.Roles {
 		ensure("Role", r.Namespace+"/"+r.Name, role(reconciliation.RoleRuleOwner{Role: r},

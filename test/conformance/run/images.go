@@ -53,7 +53,7 @@ func imageList(o options, kubernetes, pause string) []image {
 		{to: "etc/group", mode: 0o644, text: "root:x:0:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\nnogroup:x:65534:\n"},
 		{to: "etc/os-release", mode: 0o644, text: "NAME=\"Debian, in place of Alpine Linux\"\n"},
 	}
-	tools := []string{"curl", "bind9-dnsutils", "netcat-openbsd", "iproute2"}
+	tools := []string{"curl", "bind9-dnsutils", "netcat-openbsd", "iproute2", "libc-bin"} // the last for getent
 	pets := func(name string) []file {
 		return append(slices.DeleteFunc(slices.Clone(agnhost), func(f file) bool { return f.to == "usr/bin/nc" }),
 			file{to: "data.json", from: source(name + "/html/data.json"), mode: 0o644},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -117,7 +118,10 @@ func (c *cluster) test(ctx context.Context, o options, p part) error {
 	defer out.Close()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, out, out
-	softly(cmd)
+	// The command line alone does not pass a signal on to its processes.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 3 * time.Minute // to clean up and write the report
 	log.Printf("running the %s part; its output: %s", p.name, out.Name())
 	started := time.Now()
 	err = cmd.Run()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -28,7 +29,7 @@ const (
 	configMaps = 10_000
 	pods       = 1_000
 	watchers   = 100
-	watched    = 500
+	watched    = 1_000
 	namespace  = "bench"
 	valueSize  = 700
 )
@@ -87,6 +88,15 @@ func newLoad(ctx context.Context, h *host) (*load, error) {
 // run does a step and tells what it cost process.
 func (l *load) run(ctx context.Context, process *process, s step) (stepResult, error) {
 	got := stepResult{name: s.name, n: s.n}
+	// Asking allocates too, and each time about the same.
+	first, err := l.allocated(ctx)
+	if err != nil {
+		return got, err
+	}
+	second, err := l.allocated(ctx)
+	if err != nil {
+		return got, err
+	}
 	before, err := process.cpu()
 	if err != nil {
 		return got, err
@@ -106,8 +116,27 @@ func (l *load) run(ctx context.Context, process *process, s step) (stepResult, e
 	}
 	got.clock = time.Since(began)
 	after, err := process.cpu()
+	if err != nil {
+		return got, err
+	}
 	got.cpu = after - before
+	third, err := l.allocated(ctx)
+	got.allocated = (third - second) - (second - first)
 	return got, err
+}
+
+// allocated is how many bytes of its heap the server has ever given out.
+func (l *load) allocated(ctx context.Context) (float64, error) {
+	metrics, err := l.json[0].CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("get metrics: %w", err)
+	}
+	for line := range strings.Lines(string(metrics)) {
+		if value, found := strings.CutPrefix(line, "go_memstats_alloc_bytes_total "); found {
+			return strconv.ParseFloat(strings.TrimSpace(value), 64)
+		}
+	}
+	return 0, errors.New("the server's metrics do not tell what it allocated")
 }
 
 // repeat has the workers share n requests. All have to succeed.
@@ -227,8 +256,8 @@ func (l *load) steps() []step {
 		listPods("list 1,000 pods, JSON", true),
 		list("list 10,000 config maps", 16, configMaps, false, all),
 		list("list 10,000 config maps, JSON", 16, configMaps, true, all),
-		list("list a tenth by label", 40, configMaps/10, false, metav1.ListOptions{LabelSelector: "tenth=3"}),
-		list("list the first 500", 60, 500, false, metav1.ListOptions{Limit: 500}),
+		list("list a tenth by label", 80, configMaps/10, false, metav1.ListOptions{LabelSelector: "tenth=3"}),
+		list("list the first 500", 160, 500, false, metav1.ListOptions{Limit: 500}),
 		{name: "watch, 100 watchers", n: watchers * watched, all: l.watch},
 		{name: "delete config maps", n: configMaps / 4, one: func(ctx context.Context, client kubernetes.Interface, i int) error {
 			return client.CoreV1().ConfigMaps(namespace).Delete(ctx, name(i), metav1.DeleteOptions{})

@@ -92,12 +92,14 @@ type result struct {
 }
 
 type stepResult struct {
-	name  string
-	n     int
-	cpu   time.Duration // of the server's process, for all
-	clock time.Duration
-	p50   time.Duration
-	p99   time.Duration
+	name string
+	n    int
+	cpu  time.Duration // of the server's process, for all
+	// bytes of the server's heap, for all
+	allocated float64
+	clock     time.Duration
+	p50       time.Duration
+	p99       time.Duration
 }
 
 // idleTime is how long a server without work has until its memory is read.

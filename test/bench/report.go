@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -9,13 +8,13 @@ import (
 )
 
 // median of what f says of each.
-func median[T any, N cmp.Ordered](all []T, f func(T) N) N {
-	var values []N
+func median[T any](all []T, f func(T) float64) float64 {
+	var values []float64
 	for _, one := range all {
 		values = append(values, f(one))
 	}
 	slices.Sort(values)
-	return values[len(values)/2]
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 }
 
 // report prints medians, and ratios where there is stock.
@@ -45,15 +44,18 @@ func report(w io.Writer, ours, stock []result) error {
 		p.compare(line.name, line.unit, ours, stock, line.of)
 	}
 	fmt.Fprintln(w)
-	p.row("", "CPU ms each, ours", "stock", "ratio", "clock each, ours", "stock", "ratio")
-	p.row("---", "---:", "---:", "---:", "---:", "---:", "---:")
+	p.row("", "CPU ms each, ours", "stock", "ratio", "clock each, ours", "stock", "ratio", "KB each, ours", "stock", "ratio")
+	p.row("---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:")
 	for i, step := range ours[0].steps {
 		each := func(f func(stepResult) time.Duration) func(result) float64 {
 			return func(r result) float64 { return f(r.steps[i]).Seconds() * 1e3 / float64(step.n) }
 		}
 		cells := append([]string{step.name},
 			p.cells("%.3f", ours, stock, each(func(s stepResult) time.Duration { return s.cpu }))...)
-		p.row(append(cells, p.cells("%.3f ms", ours, stock, each(func(s stepResult) time.Duration { return s.clock }))...)...)
+		cells = append(cells, p.cells("%.3f ms", ours, stock, each(func(s stepResult) time.Duration { return s.clock }))...)
+		p.row(append(cells, p.cells("%.1f", ours, stock, func(r result) float64 {
+			return r.steps[i].allocated / 1e3 / float64(step.n)
+		})...)...)
 	}
 	return p.err
 }

@@ -8,6 +8,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -61,7 +62,7 @@ func (t *Tokens) token(ctx context.Context, pod *v1.Pod, source *v1.ServiceAccou
 	if source.Audience != "" {
 		request.Spec.Audiences = []string{source.Audience}
 	}
-	got, err := t.client.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(ctx, pod.Spec.ServiceAccountName, request, metav1.CreateOptions{})
+	got, err := t.request(ctx, pod, request)
 	if err != nil {
 		if ok && now.Before(have.expires) {
 			return have.token, now.Add(time.Minute), nil // still good; try again soon
@@ -78,6 +79,28 @@ func (t *Tokens) token(ctx context.Context, pod *v1.Pod, source *v1.ServiceAccou
 	t.known[k] = fresh
 	t.mu.Unlock()
 	return fresh.token, fresh.refresh, nil
+}
+
+// An API server may hear of a pod's binding a moment after the pod's node, and
+// refuses the node until then: that costs the pod less than the back-off after
+// a failure would.
+const (
+	tokenAttempts = 6
+	tokenWait     = 20 * time.Millisecond // doubled each time
+)
+
+func (t *Tokens) request(ctx context.Context, pod *v1.Pod, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	for attempt, wait := 1, tokenWait; ; attempt, wait = attempt+1, 2*wait {
+		got, err := t.client.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(ctx, pod.Spec.ServiceAccountName, request, metav1.CreateOptions{})
+		if !apierrors.IsForbidden(err) || attempt == tokenAttempts {
+			return got, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(wait):
+		}
+	}
 }
 
 // ForDriver makes a token of the pod's service account for a storage driver.

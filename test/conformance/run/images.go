@@ -62,7 +62,8 @@ func imageList(o options, kubernetes, pause string) []image {
 	return []image{
 		{archive: "pause", names: []string{"registry.k8s.io/pause:3.10.2"}, bare: true, user: "65535:65535",
 			put: []file{{to: "pause", from: pause, mode: 0o755}}, entrypoint: []string{"/pause"}},
-		{archive: "busybox", names: []string{registry + "busybox:1.37.0-1"}, cmd: []string{"sh"}},
+		{archive: "busybox", names: []string{registry + "busybox:1.37.0-1"}, cmd: []string{"sh"},
+			put: []file{{to: "usr/bin/sh", text: busyboxShell, mode: 0o755}}},
 		{archive: "nonroot", names: []string{registry + "nonroot:1.5"}, cmd: []string{"sh"}, user: "1234"},
 		{archive: "nonewprivs", names: []string{registry + "nonewprivs:1.4"}, cmd: []string{"nnp"},
 			put: []file{{to: "usr/local/bin/nnp", from: o.program("nnp"), mode: 0o755 | fs.ModeSetuid | fs.ModeSetgid}}},
@@ -143,7 +144,7 @@ func makeImages(ctx context.Context, o options) ([]string, error) {
 // stamp changes when the image's description or a file that it copies does.
 func (i image) stamp() (string, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%+v %q %q %q", i, baseLinks, basePackages, baseShell)
+	fmt.Fprintf(h, "%+v %q %q", i, baseLinks, basePackages)
 	for _, f := range i.put {
 		if f.from == "" {
 			continue

@@ -14,8 +14,9 @@ import (
 
 const arch = runtime.GOARCH
 
-// What every image but the bare ones stands on: Debian's busybox, and bash for
-// what its shell cannot do.
+// What every image but the bare ones stands on: Debian's busybox, with bash as
+// sh, since busybox's sh there drops variables such as data-1 and prefers its
+// own nc to that of an image.
 var (
 	basePackages = []string{"busybox-static", "bash-static"}
 	baseLinks    = map[string]string{
@@ -24,9 +25,9 @@ var (
 	}
 )
 
-// baseShell is sh: busybox's, whose words tests compare, unless there are
-// variables such as data-1, which it would drop.
-const baseShell = `#!/usr/bin/bash-static
+// busyboxShell is sh in the image of that name: busybox's, whose words a test
+// compares, unless there are variables that it would drop.
+const busyboxShell = `#!/usr/bin/bash-static
 mapfile -d '' -t all </proc/self/environ
 for v in "${all[@]}"; do
 	[[ ${v%%=*} == *[!A-Za-z0-9_]* ]] && exec -a "$0" /usr/bin/bash-static "$@"
@@ -37,7 +38,7 @@ exec -a "$0" /usr/bin/busybox "$@"
 // baseTree is where the tree that images start from is kept; another one when
 // what it is made of is another.
 func baseTree(o options) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", baseLinks, basePackages, baseShell))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", baseLinks, basePackages))
 	return filepath.Join(o.cache, "trees", fmt.Sprintf("busybox-%x", sum[:4]))
 }
 
@@ -76,7 +77,7 @@ func makeBase(ctx context.Context, o options, tree string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(work, "usr/bin/sh"), []byte(baseShell), 0o755); err != nil {
+	if err := os.Symlink("bash-static", filepath.Join(work, "usr/bin/sh")); err != nil {
 		return err
 	}
 	for _, applet := range strings.Fields(applets) {

@@ -95,6 +95,15 @@ type NodeAgent struct {
 	// Shutdown is how long pods get when the host goes down, by priority; nil:
 	// DefaultShutdown.
 	Shutdown []ShutdownGrace `json:"shutdown,omitempty"`
+	// Ingress has the node serve Ingresses; nil: it does not.
+	Ingress *Ingress `json:"ingress,omitempty"`
+}
+
+// Ingress is how the nodes that serve Ingresses do it.
+type Ingress struct {
+	Nodes        []string `json:"nodes"`                  // names of all of them, sorted
+	MaxBodyBytes int64    `json:"maxBodyBytes,omitempty"` // of a request; 0: any size
+	AccessLog    bool     `json:"accessLog,omitempty"`    // requests go to the journal
 }
 
 // ShutdownGrace is for pods of a priority and above.

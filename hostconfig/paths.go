@@ -40,6 +40,12 @@ const (
 	LocalPathNode        = "clusterctl.io/node"       // annotation of a PersistentVolume: the node that has the directory
 )
 
+// Ingresses as the cluster's objects and the node agents know them.
+const (
+	IngressClass      = "clusterctl"            // the IngressClass
+	IngressController = "clusterctl.io/ingress" // its controller
+)
+
 // KubeletDir is a link to StateDir: published drivers of storage and devices
 // look for a node's agent there, and no other path will do.
 const KubeletDir = "/var/lib/kubelet"
@@ -63,4 +69,6 @@ const (
 	PortEtcdPeer   = 2380  // etcd: peers, mTLS
 	PortNodeAgent  = 10250 // nodeagent: HTTPS, logs, exec, stats
 	PortVXLAN      = 8472  // UDP between nodes
+	PortHTTP       = 80    // nodeagent, where it serves Ingresses
+	PortHTTPS      = 443   // the same
 )

@@ -31,6 +31,7 @@ import (
 	"clusterctl/nodeagent/csi"
 	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/eviction"
+	"clusterctl/nodeagent/ingress"
 	"clusterctl/nodeagent/network"
 	"clusterctl/nodeagent/node"
 	"clusterctl/nodeagent/plugins"
@@ -113,6 +114,11 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 			Agent: config, Services: core.Services(), Slices: slices, Nodes: core.Nodes(),
 			Log: logger.With("part", "serviceproxy"), Applied: func() { close(services) }})
 	})
+	moreMetrics := serveIngresses(told, ctx, group, ingress.Config{
+		Client: client, Ingresses: shared.Networking().V1().Ingresses(), Classes: shared.Networking().V1().IngressClasses(),
+		Services: core.Services(), Slices: slices, Nodes: core.Nodes(),
+		NodeName: config.NodeName, Log: logger.With("part", "ingress"),
+	}, config.Ingress)
 	keeper, err := certs.New(ctx, pki, config.NodeName, config.Address, client)
 	if err != nil {
 		return err
@@ -194,7 +200,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 			Listen: fmt.Sprintf(":%d", hostconfig.PortNodeAgent), ClientCA: pki.ClusterCA(), GetCertificate: keeper.Serving,
 			NodeName: config.NodeName, Client: client, Pods: agent, Runtime: cri, Volumes: agent.Volumes,
 			Stats:  &stats.Source{NodeName: config.NodeName, StateDir: config.StateDir, Runtime: cri, Began: time.Now()},
-			Logger: logger.With("part", "server"),
+			Logger: logger.With("part", "server"), MoreMetrics: moreMetrics,
 		})
 	})
 	start("node", func() error {

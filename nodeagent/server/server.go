@@ -49,6 +49,8 @@ type Config struct {
 	Stats          *stats.Source
 	Volumes        Volumes
 	Logger         *slog.Logger
+	// MoreMetrics, if set, writes what /metrics has beside the resources.
+	MoreMetrics func(io.Writer) error
 }
 
 // Server is the agent's HTTPS server.
@@ -100,7 +102,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /pods", s.pods)
 	mux.HandleFunc("GET /stats/summary", s.summary)
 	mux.HandleFunc("GET /metrics/resource", s.resourceMetrics)
-	mux.HandleFunc("GET /metrics", s.resourceMetrics)
+	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	for _, verb := range []string{"exec", "attach"} {
 		mux.HandleFunc("/"+verb+"/{namespace}/{pod}/{container}", s.stream(verb))
@@ -150,6 +152,13 @@ func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_ = stats.WriteMetrics(w, summary) // the client has gone: nobody to tell
+}
+
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
+	s.resourceMetrics(w, r)
+	if s.MoreMetrics != nil {
+		_ = s.MoreMetrics(w) // the client has gone: nobody to tell
+	}
 }
 
 func writeJSON(w http.ResponseWriter, value any) {

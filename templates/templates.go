@@ -63,6 +63,21 @@ func StorageManifests() ([]byte, error) {
 	return execute("storage.yaml", struct{ Class, Provisioner string }{hostconfig.LocalPathClass, hostconfig.LocalPathProvisioner})
 }
 
+// Ingress is what the objects that ingresses are served by depend on.
+type Ingress struct {
+	Default bool     // ingresses that name no class get ours
+	Nodes   []string // names of the nodes that serve them
+}
+
+// IngressManifests renders the IngressClass, and the rights of the nodes, as
+// YAML documents. Without nodes there is no class, and nobody has the rights.
+func IngressManifests(ingress Ingress) ([]byte, error) {
+	return execute("ingress.yaml", struct {
+		Ingress
+		Class, Controller string
+	}{ingress, hostconfig.IngressClass, hostconfig.IngressController})
+}
+
 // CoreDNSDeployment is namespace/name of the Deployment in CoreDNSManifests.
 const CoreDNSDeployment = "kube-system/coredns"
 

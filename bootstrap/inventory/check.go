@@ -65,6 +65,7 @@ func (c *checker) checkCluster(inv *Inventory) {
 	c.checkNodePorts(cluster.NodePortRange)
 	c.checkNetworks(inv)
 	c.checkAccess(inv)
+	c.checkIngress(inv)
 }
 
 func (c *checker) checkEndpoint(endpoint string) {

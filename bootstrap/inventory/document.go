@@ -47,6 +47,23 @@ type Cluster struct {
 	PodSecurity string `json:"podSecurity,omitempty" jsonschema:"enum=baseline,enum=restricted"`
 	// Nodes pull the image of every container each time, so that nobody runs an image by its name alone because a node has it. Default: false.
 	AlwaysPullImages bool `json:"alwaysPullImages,omitempty"`
+	// Which nodes serve Ingresses, on their ports 80 and 443. Default: none.
+	Ingress Ingress `json:"ingress,omitempty"`
+}
+
+// Ingress says which nodes serve Ingresses, and how. It is on where hosts or
+// labels name a node.
+type Ingress struct {
+	// Names of nodes that serve. They may read every Secret of the cluster.
+	Hosts []string `json:"hosts,omitempty"`
+	// Nodes with all of these labels serve too.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Ingresses that name no class are served as well: the IngressClass clusterctl is the default one. Default: false.
+	DefaultClass bool `json:"defaultClass,omitempty"`
+	// The largest body of a request, as a quantity; 0 is any size. Default: 100Mi.
+	MaxBody string `json:"maxBody,omitempty" jsonschema:"default=100Mi"`
+	// Requests are logged in the journal of the node agent, without their queries. Default: false.
+	AccessLog bool `json:"accessLog,omitempty"`
 }
 
 // Audit says what goes into the audit log, /var/log/clusterctl/audit/audit.log

@@ -58,6 +58,7 @@ func (c *checker) expand(file string) *Inventory {
 	cluster.Domain = cmp.Or(cluster.Domain, "cluster.local")
 	cluster.NodePortRange = cmp.Or(cluster.NodePortRange, "30000-32767")
 	cluster.Etcd.Topology = cmp.Or(cluster.Etcd.Topology, Stacked)
+	cluster.Ingress.MaxBody = cmp.Or(cluster.Ingress.MaxBody, "100Mi")
 	cluster.Authentication.OIDC = slices.Clone(cluster.Authentication.OIDC)
 	for i := range cluster.Authentication.OIDC {
 		provider, prefix := &cluster.Authentication.OIDC[i], "oidc:"

@@ -50,7 +50,7 @@ func TestExample(t *testing.T) {
 		"taints", "host", "user", "port", "keyFiles", "knownHosts", "hostKeyPolicy", "hostKeys", "jump", "password",
 		"sudo", "key", "value", "effect", "address", "state", "audit", "policy", "authentication", "anonymousDiscovery", "oidc",
 		"issuer", "clientID", "usernameClaim", "usernamePrefix", "groupsClaim", "groupsPrefix", "requiredClaims", "caFile",
-		"podSecurity", "alwaysPullImages",
+		"podSecurity", "alwaysPullImages", "ingress", "defaultClass", "maxBody", "accessLog",
 	} {
 		if !strings.Contains(string(raw), key+":") {
 			t.Errorf("the example does not show %s", key)
@@ -151,6 +151,8 @@ func TestRefusals(t *testing.T) {
 		{"pod security", cluster("podSecurity: baselin"), `4: unknown pod security standard "baselin"; did you mean baseline?`},
 		{"audit policy absent", cluster("audit: {policy: no-such-file.yaml}"), `4: stat `},
 		{"audit policy of another kind", cluster("audit: {policy: inventory_test.go}"), `4: audit policy inventory_test.go: `},
+		{"ingress host", cluster("ingress: {hosts: [ons]}"), `4: there is no host "ons"; write cp`},
+		{"ingress body", cluster("ingress: {maxBody: lots}"), `4: maxBody "lots" is no size; write one like 100Mi, or 0 for any size`},
 		{"issuer", cluster("authentication: {oidc: [{issuer: 'http://x', clientID: a}]}"), `4: issuer "http://x" is no URL of a provider; write one like https://login.example.org`},
 		{"issuer twice", cluster("authentication: {oidc: [{issuer: 'https://x', clientID: a}, {issuer: 'https://x', clientID: b}]}"), `4: issuer https://x was given on line 4 already`},
 		{"no client", cluster("authentication: {oidc: [{issuer: 'https://x'}]}"), `4: issuer https://x has no clientID`},

@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"clusterctl/bootstrap/inventory"
 	"clusterctl/bootstrap/pki"
@@ -93,7 +94,26 @@ func (b *builder) controlPlane(h inventory.Host) error {
 		ID: id(h.Name, "storage"), Host: h.Name, Phase: PhaseAddons, Title: "default storage class",
 		Needs: []string{step.ID}, Ops: hostop.Ops{&hostop.Manifests{Name: "storage", YAML: class, Timeout: addonTimeout}},
 	})
+	// Without nodes that serve, too: rights that some had are taken back.
+	ingress, err := templates.IngressManifests(templates.Ingress{Default: b.inv.Cluster.Ingress.DefaultClass, Nodes: b.ingressNodes()})
+	if err != nil {
+		return err
+	}
+	b.add(Step{
+		ID: id(h.Name, "ingress"), Host: h.Name, Phase: PhaseAddons, Title: "who may serve ingresses",
+		Needs: []string{step.ID}, Ops: hostop.Ops{&hostop.Manifests{Name: "ingress", YAML: ingress, Timeout: addonTimeout}},
+	})
 	return nil
+}
+
+// ingressNodes are the names of the nodes that serve ingresses, sorted.
+func (b *builder) ingressNodes() []string {
+	var names []string
+	for _, h := range b.inv.IngressNodes() {
+		names = append(names, h.Name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // dns is the cluster's DNS server. It is applied as soon as there is an API, so

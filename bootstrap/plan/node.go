@@ -114,6 +114,10 @@ func (b *builder) node(h inventory.Host) error {
 		Labels: ownLabels(h.Labels), Taints: b.taints(h), CgroupDriver: "cgroupfs", MaxPods: b.maxPods(),
 		ListenAPILB: fmt.Sprintf("127.0.0.1:%d", hostconfig.PortAPILB),
 	}
+	if names := b.ingressNodes(); slices.Contains(names, h.Name) {
+		ingress := b.inv.Cluster.Ingress
+		config.Ingress = &hostconfig.Ingress{Nodes: names, MaxBodyBytes: ingress.MaxBodyBytes(), AccessLog: ingress.AccessLog}
+	}
 	raw, err := hostconfig.Marshal(config)
 	if err != nil {
 		return fmt.Errorf("render the node agent's configuration: %w", err)

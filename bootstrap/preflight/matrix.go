@@ -29,6 +29,8 @@ var (
 	lbPort     = Port{TCP, hostconfig.PortAPILB, hostconfig.UnitNodeAgent, true, "the node's API load balancer"}
 	agentPort  = Port{TCP, hostconfig.PortNodeAgent, hostconfig.UnitNodeAgent, false, "logs and exec"}
 	vxlanPort  = Port{UDP, hostconfig.PortVXLAN, hostconfig.UnitNodeAgent, false, "the pod network"}
+	httpPort   = Port{TCP, hostconfig.PortHTTP, hostconfig.UnitNodeAgent, false, "ingresses"}
+	httpsPort  = Port{TCP, hostconfig.PortHTTPS, hostconfig.UnitNodeAgent, false, "ingresses"}
 	clientPort = Port{TCP, hostconfig.PortEtcdClient, hostconfig.UnitEtcd, false, "etcd's clients"}
 	peerPort   = Port{TCP, hostconfig.PortEtcdPeer, hostconfig.UnitEtcd, false, "etcd's peers"}
 )
@@ -46,6 +48,11 @@ func Ports(inv *inventory.Inventory, h inventory.Host) []Port {
 	}
 	if h.IsNode() {
 		ports = append(ports, lbPort, agentPort, vxlanPort)
+	}
+	for _, n := range inv.IngressNodes() {
+		if n.Name == h.Name {
+			ports = append(ports, httpPort, httpsPort)
+		}
 	}
 	return ports
 }

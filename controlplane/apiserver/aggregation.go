@@ -185,4 +185,6 @@ var priorities = map[schema.GroupVersion]priority{
 	{Group: "discovery.k8s.io", Version: "v1"}:             {16200, 15},
 	{Group: "resource.k8s.io", Version: "v1"}:              {16200, 21},
 	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}: {16100, 21},
+	// As metrics-server has it: its "pods" must not be what clients mean by pods.
+	{Group: "metrics.k8s.io", Version: "v1beta1"}: {100, 100},
 }

@@ -36,6 +36,7 @@ import (
 	"clusterctl/controlplane/api/resource"
 	"clusterctl/controlplane/api/scheduling"
 	"clusterctl/controlplane/api/storage"
+	"clusterctl/controlplane/metricsapi"
 )
 
 // install builds the stores of all kinds and has server serve them by group and
@@ -130,5 +131,6 @@ func kinds() []api.Kind {
 		resource.Kinds(),
 		scheduling.Kinds(),
 		storage.Kinds(),
+		metricsapi.Kinds(),
 	)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/munnerz/goautoneg"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/kube-openapi/pkg/handler3"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"clusterctl/controlplane/api/openapi"
 )
@@ -241,7 +242,8 @@ func (s *Server) WebServices() []*restful.WebService {
 	taken := map[string]bool{}
 	for _, server := range s.chain {
 		for _, service := range server.Handler.GoRestfulContainer.RegisteredWebServices() {
-			if !taken[service.RootPath()] {
+			// No document tells of metrics: they can only be read.
+			if path := service.RootPath(); !taken[path] && !strings.HasPrefix(path, "/apis/"+metricsv1beta1.GroupName) {
 				taken[service.RootPath()] = true
 				services = append(services, service)
 			}

@@ -101,6 +101,10 @@ func playNode(t *testing.T, client kubernetes.Interface, namespace string) {
 					pod.Status.PodIP = fmt.Sprintf("10.244.9.%d", ip%250+1)
 					pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
 					pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()})
+					for _, c := range pod.Spec.Containers {
+						pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{
+							Name: c.Name, Image: c.Image, Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}})
+					}
 					_, _ = client.CoreV1().Pods(namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
 				}
 			}

@@ -56,11 +56,23 @@ func (a *agent) ExecInContainer(_ context.Context, _, _, _ string, _ []string, i
 // startAgent serves an agent on the node and puts a pod on it.
 func startAgent(t *testing.T, c *Cluster, ns, node, pod string) *agent {
 	t.Helper()
+	a := &agent{asked: make(chan string, 10)}
+	serveAgent(t, c, node, a)
+	must(c.Client.CoreV1().Pods(ns).Create(t.Context(), simplePod(pod), metav1.CreateOptions{}))(t)
+	if err := bind(t.Context(), c, ns, pod, node); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// serveAgent makes a node whose agent answers as handler does, until the test
+// ends.
+func serveAgent(t *testing.T, c *Cluster, node string, handler http.Handler) {
+	t.Helper()
 	dir := hostconfig.PKI(c.Config.PKIDir)
 	pair := must(tls.LoadX509KeyPair(dir.Cert(hostconfig.PairNodeServing), dir.Key(hostconfig.PairNodeServing)))(t)
 	listener := must(tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}))(t)
-	a := &agent{asked: make(chan string, 10)}
-	server := &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = server.Serve(listener) }() // ends with Close
 	t.Cleanup(func() { _ = server.Close() })
 
@@ -74,11 +86,6 @@ func startAgent(t *testing.T, c *Cluster, ns, node, pod string) *agent {
 	t.Cleanup(func() {
 		_ = c.Client.CoreV1().Nodes().Delete(context.Background(), node, metav1.DeleteOptions{})
 	})
-	must(c.Client.CoreV1().Pods(ns).Create(t.Context(), simplePod(pod), metav1.CreateOptions{}))(t)
-	if err := bind(t.Context(), c, ns, pod, node); err != nil {
-		t.Fatal(err)
-	}
-	return a
 }
 
 func TestLogsAndExecReachTheNodeAgent(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"clusterctl/nodeagent/host"
 	"clusterctl/nodeagent/network"
 	"clusterctl/nodeagent/node"
+	"clusterctl/nodeagent/policy"
 	"clusterctl/nodeagent/serviceproxy"
 )
 
@@ -45,7 +46,7 @@ func command(logger *slog.Logger) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(logger), host.Command(network.Remove, serviceproxy.Remove), versionCommand())
+	root.AddCommand(runCommand(logger), host.Command(network.Remove, serviceproxy.Remove, policy.Remove), versionCommand())
 	return root
 }
 

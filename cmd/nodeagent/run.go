@@ -36,6 +36,7 @@ import (
 	"clusterctl/nodeagent/node"
 	"clusterctl/nodeagent/plugins"
 	"clusterctl/nodeagent/pods"
+	"clusterctl/nodeagent/policy"
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/server"
 	"clusterctl/nodeagent/serviceproxy"
@@ -119,6 +120,9 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Services: core.Services(), Slices: slices, Nodes: core.Nodes(),
 		NodeName: config.NodeName, Log: logger.With("part", "ingress"),
 	}, config.Ingress)
+	start("network policies", func() error {
+		return policy.Run(ctx, policy.Config{Client: client, Own: own.Core().V1().Pods().Informer(), Log: logger.With("part", "policy")})
+	})
 	keeper, err := certs.New(ctx, pki, config.NodeName, config.Address, client)
 	if err != nil {
 		return err

@@ -172,8 +172,17 @@ func TestNodeSeesWhatIsItsOwn(t *testing.T) {
 		err := get(ctx)
 		return err == nil, err
 	})
-	if _, err := agent.CoreV1().Pods("").List(ctx, metav1.ListOptions{}); !apierrors.IsForbidden(err) {
-		t.Errorf("all pods: %v", err)
+	// Pods of other nodes are peers in network policies, and nothing more.
+	must(agent.CoreV1().Pods("").List(ctx, metav1.ListOptions{}))(t)
+	foreign := must(c.Client.CoreV1().Pods(ns).Create(ctx, simplePod("foreign"), metav1.CreateOptions{}))(t)
+	if err := bind(ctx, c, ns, "foreign", "elsewhere"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := agent.CoreV1().Pods(ns).UpdateStatus(ctx, foreign, metav1.UpdateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("the status of another node's pod: %v", err)
+	}
+	if err := agent.CoreV1().Pods(ns).Delete(ctx, "foreign", metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("deletion of another node's pod: %v", err)
 	}
 	if list := must(agent.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + name}))(t); len(list.Items) != 1 {
 		t.Errorf("own pods: %d", len(list.Items))

@@ -213,8 +213,8 @@ func testNodes(t *testing.T, u *user) {
 		step{args: "uncordon kubectl", want: []string{"node/kubectl uncordoned"}},
 		step{args: "drain kubectl --ignore-daemonsets --timeout=60s", want: []string{"node/kubectl cordoned", "node/kubectl drained"}},
 		step{args: "describe node play", want: []string{"Capacity:", "Allocated resources:"}},
-		step{args: "top nodes", code: 1, want: []string{"Metrics API not available"}},
-		step{args: "top pods", code: 1, want: []string{"Metrics API not available"}},
+		step{args: "top nodes", code: 1, want: []string{"metrics not available yet"}},
+		step{args: "top pods", want: []string{"No resources found"}},
 		step{args: "delete node kubectl", want: []string{`node "kubectl" deleted`}},
 	)
 }

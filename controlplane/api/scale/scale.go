@@ -55,6 +55,10 @@ func (s *scale[T]) New() runtime.Object { return &autoscalingv1.Scale{} }
 // Destroy does nothing: the main resource owns the store.
 func (s *scale[T]) Destroy() {}
 
+func (s *scale[T]) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
+	return rest.NewDefaultTableConvertor(s.store.DefaultQualifiedResource).ConvertToTable(ctx, object, options)
+}
+
 func (s *scale[T]) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
 	object, err := s.store.Get(ctx, name, options)
 	if err != nil {

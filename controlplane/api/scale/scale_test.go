@@ -1,4 +1,4 @@
-package apps
+package scale
 
 import (
 	"context"
@@ -16,24 +16,28 @@ import (
 )
 
 func TestScale(t *testing.T) {
-	storages, err := deployment.Extend(nil, &registry.Store{DefaultQualifiedResource: schema.GroupResource{Group: "apps", Resource: "deployments"}}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := storages["deployments/scale"].(*scaleREST[*appsv1.Deployment])
-	stored := newDeployment()
+	ctx := context.Background()
+	store := &registry.Store{DefaultQualifiedResource: schema.GroupResource{Group: "apps", Resource: "deployments"}}
+	r := New(store, Numbers[*appsv1.Deployment]{
+		Replicas: func(d *appsv1.Deployment) **int32 { return &d.Spec.Replicas },
+		Current:  func(d *appsv1.Deployment) int32 { return d.Status.Replicas },
+		Selector: func(d *appsv1.Deployment) (string, error) { return metav1.FormatLabelSelector(d.Spec.Selector), nil },
+	}).(*scale[*appsv1.Deployment])
+	one := int32(1)
+	stored := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "x", Namespace: "ns"}, Spec: appsv1.DeploymentSpec{
+		Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}}}
 	stored.ResourceVersion, stored.UID = "7", "uid"
 	stored.Status.Replicas = 4
 	stored.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "m", Operation: metav1.ManagedFieldsOperationApply, APIVersion: "apps/v1",
 		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:replicas":{},"f:minReadySeconds":{}}}`)}}
 
-	update := func(change func(*autoscalingv1.Scale)) (*appsv1.Deployment, error) {
+	update := func(edit func(*autoscalingv1.Scale)) (*appsv1.Deployment, error) {
 		info := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
-			scale := old.(*autoscalingv1.Scale).DeepCopy()
-			change(scale)
-			return scale, nil
+			now := old.(*autoscalingv1.Scale).DeepCopy()
+			edit(now)
+			return now, nil
 		})
-		obj, err := (&scaleInfo[*appsv1.Deployment]{r, info, "x"}).UpdatedObject(ctx, stored)
+		obj, err := (&change[*appsv1.Deployment]{r, info, "x"}).UpdatedObject(ctx, stored)
 		if err != nil {
 			return nil, err
 		}

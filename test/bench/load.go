@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"clusterctl/test/bench/host"
 	"clusterctl/test/fixture"
 )
 
@@ -48,8 +49,8 @@ type step struct {
 	all  func(ctx context.Context) error
 }
 
-func newLoad(ctx context.Context, h *host) (*load, error) {
-	config, err := fixture.Certificate(h.keys, h.ports[0], "admin", "system:masters")
+func newLoad(ctx context.Context, h *host.Host) (*load, error) {
+	config, err := fixture.Certificate(h.Keys, h.Ports[0], "admin", "system:masters")
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ func newLoad(ctx context.Context, h *host) (*load, error) {
 }
 
 // run does a step and tells what it cost process.
-func (l *load) run(ctx context.Context, process *process, s step) (stepResult, error) {
+func (l *load) run(ctx context.Context, process *host.Process, s step) (stepResult, error) {
 	got := stepResult{name: s.name, n: s.n}
 	// Asking allocates too, and each time about the same.
 	first, err := l.allocated(ctx)
@@ -97,7 +98,7 @@ func (l *load) run(ctx context.Context, process *process, s step) (stepResult, e
 	if err != nil {
 		return got, err
 	}
-	before, err := process.cpu()
+	before, err := process.CPU()
 	if err != nil {
 		return got, err
 	}
@@ -115,7 +116,7 @@ func (l *load) run(ctx context.Context, process *process, s step) (stepResult, e
 		return got, err
 	}
 	got.clock = time.Since(began)
-	after, err := process.cpu()
+	after, err := process.CPU()
 	if err != nil {
 		return got, err
 	}

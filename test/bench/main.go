@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"clusterctl/test/bench/host"
 )
 
 func main() {
@@ -72,11 +74,11 @@ func race(ctx context.Context, controlplane string, contestants []contestant) (m
 		}
 	}
 	for _, one := range contestants {
-		memory, err := runs[one.name].process.memory()
+		memory, err := runs[one.name].process.Memory()
 		if err != nil {
 			return nil, fmt.Errorf("measure %s: %w", one.name, err)
 		}
-		runs[one.name].got.peak = memory.peak
+		runs[one.name].got.peak = memory.Peak
 		results[one.name] = runs[one.name].got
 	}
 	return results, nil
@@ -109,7 +111,7 @@ const idleTime = 20 * time.Second
 type runner struct {
 	contestant
 	dir           string
-	etcd, process *process
+	etcd, process *host.Process
 	load          *load
 	steps         []step
 	got           result
@@ -127,25 +129,25 @@ func newRunner(ctx context.Context, controlplane string, one contestant) (r *run
 			r.stop()
 		}
 	}()
-	host, err := newHost(r.dir)
+	h, err := host.New(r.dir)
 	if err != nil {
 		return nil, err
 	}
-	if r.etcd, err = host.start(host.etcd(controlplane)); err != nil {
+	if r.etcd, err = h.Start(h.Etcd(controlplane)); err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	if r.process, err = host.start(one.kind(host)); err != nil {
+	if r.process, err = h.Start(one.kind(h)); err != nil {
 		return nil, err
 	}
-	if err := host.awaitReady(ctx, r.process); err != nil {
+	if err := h.AwaitReady(ctx, r.process); err != nil {
 		return nil, err
 	}
 	r.got.ready = time.Since(began)
-	if r.got.readyCPU, err = r.process.cpu(); err != nil {
+	if r.got.readyCPU, err = r.process.CPU(); err != nil {
 		return nil, err
 	}
-	if r.load, err = newLoad(ctx, host); err != nil {
+	if r.load, err = newLoad(ctx, h); err != nil {
 		return nil, err
 	}
 	r.steps = r.load.steps()
@@ -154,8 +156,8 @@ func newRunner(ctx context.Context, controlplane string, one contestant) (r *run
 		return nil, ctx.Err()
 	case <-time.After(idleTime):
 	}
-	memory, err := r.process.memory()
-	r.got.idle, r.got.anonymous = memory.resident, memory.anonymous
+	memory, err := r.process.Memory()
+	r.got.idle, r.got.anonymous = memory.Resident, memory.Anonymous
 	return r, err
 }
 
@@ -182,7 +184,7 @@ func (r *runner) explain(err error) error {
 	if r.process == nil {
 		return err
 	}
-	log, readErr := os.ReadFile(r.process.log)
+	log, readErr := os.ReadFile(r.process.Log)
 	if readErr != nil {
 		return err
 	}
@@ -191,9 +193,9 @@ func (r *runner) explain(err error) error {
 
 // stop ends what runs and removes what it kept.
 func (r *runner) stop() {
-	for _, p := range []*process{r.process, r.etcd} {
+	for _, p := range []*host.Process{r.process, r.etcd} {
 		if p != nil {
-			p.stop()
+			p.Stop()
 		}
 	}
 	if err := os.RemoveAll(r.dir); err != nil {

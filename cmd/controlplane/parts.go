@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"clusterctl/cmd/daemon"
 	"clusterctl/controlplane/controllers"
 	"clusterctl/controlplane/leader"
 	"clusterctl/controlplane/scheduler"
@@ -69,7 +70,7 @@ func partCommands(logger *slog.Logger) []*cobra.Command {
 	var commands []*cobra.Command
 	for _, part := range parts {
 		kubeconfig := hostconfig.AdminCfg
-		command := configured(part.name, part.short, hostconfig.CPConf, func(ctx context.Context, config hostconfig.ControlPlane) error {
+		command := daemon.Configured(part.name, part.short, hostconfig.CPConf, func(ctx context.Context, config hostconfig.ControlPlane) error {
 			client, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 			if err != nil {
 				return fmt.Errorf("read %s: %w", kubeconfig, err)

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"clusterctl/nodeagent/policy/policytest"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -54,7 +56,7 @@ func TestRunFollowsTheCluster(t *testing.T) {
 		return exists
 	}
 	reaches := func(patience time.Duration) bool {
-		c := connection{from: testPods[1], to: testPods[0], protocol: corev1.ProtocolTCP, port: 8080}
+		c := policytest.Connection{From: testPods[1], To: testPods[0], Protocol: corev1.ProtocolTCP, Port: 8080}
 		return w.try(c, patience) == nil
 	}
 	eventually(t, "the list of policies", func() bool { return watched("networkpolicies") })

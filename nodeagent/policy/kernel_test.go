@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	"clusterctl/nodeagent/policy/policytest"
+
 	"github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -25,9 +27,9 @@ func TestEveryConnectionAgreesWithTheModel(t *testing.T) {
 	w.judge("no policy", nil)
 	passed, denied := 0, 0
 	for seed := range 12 {
-		policies := policyLists().Example(seed)
+		policies := policytest.Policies(testBlocks).Example(seed)
 		if seed%4 == 3 { // some go, some stay
-			policies = policyLists().Example(seed - 1)
+			policies = policytest.Policies(testBlocks).Example(seed - 1)
 			policies = policies[min(1, len(policies)):]
 		}
 		w.apply(policies...)
@@ -53,7 +55,7 @@ func TestNodesReachTheirOwnPods(t *testing.T) {
 	w := newWorld(t)
 	w.apply(denyAll("x", metav1.LabelSelector{}), denyAll("y", metav1.LabelSelector{}))
 	for _, pod := range testPods {
-		c := connection{source: nodeAddrs[pod.Spec.NodeName], to: pod, protocol: corev1.ProtocolTCP, port: 8080}
+		c := policytest.Connection{Source: nodeAddrs[pod.Spec.NodeName], To: pod, Protocol: corev1.ProtocolTCP, Port: 8080}
 		if err := w.try(c, plenty); err != nil {
 			t.Errorf("probe of %s: %v", pod.Name, err)
 		}
@@ -63,25 +65,25 @@ func TestNodesReachTheirOwnPods(t *testing.T) {
 func TestConnectionsOutlivePolicies(t *testing.T) {
 	w := newWorld(t)
 	to := podAddr(0).String() + ":8080"
-	conn, err := dial(w.pods["one-1"], "tcp4", to, plenty)
+	conn, err := policytest.Dial(w.pods["one-1"], "tcp4", to, plenty)
 	w.must(err)
 	defer conn.Close()
-	w.must(echo(conn, plenty))
+	w.must(policytest.Echo(conn, plenty))
 	w.apply(denyAll("x", metav1.LabelSelector{}))
-	if err := echo(conn, plenty); err != nil {
+	if err := policytest.Echo(conn, plenty); err != nil {
 		t.Errorf("a connection that was there before the policy: %v", err)
 	}
-	if late, err := dial(w.pods["one-1"], "tcp4", to, moment); err == nil {
+	if late, err := policytest.Dial(w.pods["one-1"], "tcp4", to, moment); err == nil {
 		late.Close()
 		t.Error("a new connection went through")
 	}
 	// A new process writes the table again, and leaves nothing of the old.
 	w.kernels["one"] = &kernel{netns: w.kernels["one"].netns}
 	w.apply(denyAll("y", metav1.LabelSelector{}))
-	if err := echo(conn, plenty); err != nil {
+	if err := policytest.Echo(conn, plenty); err != nil {
 		t.Errorf("after a restart: %v", err)
 	}
-	again, err := dial(w.pods["one-1"], "tcp4", to, plenty)
+	again, err := policytest.Dial(w.pods["one-1"], "tcp4", to, plenty)
 	if err != nil {
 		t.Fatalf("after the policy has gone: %v", err)
 	}
@@ -94,14 +96,14 @@ func TestPoliciesSeeEndpointsNotServices(t *testing.T) {
 	p.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{{To: []networkingv1.NetworkPolicyPeer{
 		{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}}}
 	w.apply(p)
-	conn, err := dial(w.pods["one-1"], "tcp4", "10.96.0.1:80", plenty)
+	conn, err := policytest.Dial(w.pods["one-1"], "tcp4", "10.96.0.1:80", plenty)
 	if err != nil {
 		t.Fatalf("through a service to a pod that is allowed: %v", err)
 	}
 	conn.Close()
 	p.Spec.Egress[0].To = []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "10.96.0.0/16"}}}
 	w.apply(p)
-	if conn, err := dial(w.pods["one-1"], "tcp4", "10.96.0.1:80", moment); err == nil {
+	if conn, err := policytest.Dial(w.pods["one-1"], "tcp4", "10.96.0.1:80", moment); err == nil {
 		conn.Close()
 		t.Error("allowed by the service's address")
 	}
@@ -119,7 +121,7 @@ func TestOnlyWhatDiffersIsChanged(t *testing.T) {
 	}
 	before := handles(t, k)
 	c := on("one", policies)
-	c.pods = append(c.pods, testPod("x", "three-0", "three", "10.244.2.2", 8080, nil))
+	c.pods = append(c.pods, policytest.Pod("x", "three-0", "three", "10.244.2.2", 8080, nil))
 	if changed, err := k.apply(paint(c)); err != nil || !changed {
 		t.Errorf("a new peer: changed %v, %v", changed, err)
 	}

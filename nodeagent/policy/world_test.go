@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"clusterctl/nodeagent/policy/policytest"
+
 	"github.com/coreos/go-iptables/iptables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 )
 
@@ -28,20 +29,6 @@ type world struct {
 	nodes   map[string]netns.NsHandle
 	pods    map[string]netns.NsHandle
 	kernels map[string]*kernel
-}
-
-// within runs f on a thread inside a network namespace.
-func within(ns netns.NsHandle, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with us
-		err := netns.Set(ns)
-		if err == nil {
-			err = f()
-		}
-		result <- err
-	}()
-	return <-result
 }
 
 func newNamespace(t *testing.T) netns.NsHandle {
@@ -76,7 +63,7 @@ func newWorld(t *testing.T) *world {
 		if _, err := w.kernels[node].exists(); err != nil {
 			t.Skipf("no nftables here: %v", err)
 		}
-		w.must(within(ns, func() error {
+		w.must(policytest.Within(ns, func() error {
 			for _, name := range []string{"ipv4/ip_forward", "bridge/bridge-nf-call-iptables"} {
 				if err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0); err != nil {
 					t.Skipf("cannot set sysctl: %v", err)
@@ -91,15 +78,15 @@ func newWorld(t *testing.T) *world {
 			return errors.Join(netlink.LinkAdd(bridge), up("lo"), up("cctl0", gate+"/24"))
 		}))
 	}
-	w.must(within(w.nodes["one"], func() error {
+	w.must(policytest.Within(w.nodes["one"], func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out"}, PeerName: "out", PeerNamespace: netlink.NsFd(w.nodes["two"])})
 	}))
-	w.must(within(w.nodes["one"], func() error { return errors.Join(up("out", "192.0.2.1/24"), route("10.244.1.0/24", "192.0.2.2")) }))
-	w.must(within(w.nodes["two"], func() error { return errors.Join(up("out", "192.0.2.2/24"), route("10.244.0.0/24", "192.0.2.1")) }))
+	w.must(policytest.Within(w.nodes["one"], func() error { return errors.Join(up("out", "192.0.2.1/24"), route("10.244.1.0/24", "192.0.2.2")) }))
+	w.must(policytest.Within(w.nodes["two"], func() error { return errors.Join(up("out", "192.0.2.2/24"), route("10.244.0.0/24", "192.0.2.1")) }))
 	for _, pod := range testPods {
 		ns := newNamespace(t)
 		w.pods[pod.Name] = ns
-		w.must(within(w.nodes[pod.Spec.NodeName], func() error {
+		w.must(policytest.Within(w.nodes[pod.Spec.NodeName], func() error {
 			link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: pod.Name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
 			if err := netlink.LinkAdd(link); err != nil {
 				return err
@@ -110,8 +97,8 @@ func newWorld(t *testing.T) *world {
 			}
 			return errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetHairpin(link, true), up(pod.Name))
 		}))
-		w.must(within(ns, func() error {
-			return errors.Join(up("lo"), up("eth0", pod.Status.PodIP+"/24"), route("0.0.0.0/0", gates[pod.Spec.NodeName]), w.serve())
+		w.must(policytest.Within(ns, func() error {
+			return errors.Join(up("lo"), up("eth0", pod.Status.PodIP+"/24"), route("0.0.0.0/0", gates[pod.Spec.NodeName]), policytest.Serve(w.t))
 		}))
 	}
 	return w
@@ -150,88 +137,6 @@ func route(to, via string) error {
 	return netlink.RouteAdd(&netlink.Route{Dst: prefix, Gw: net.ParseIP(via)})
 }
 
-// serve echoes what comes to the test's ports of the thread's namespace.
-func (w *world) serve() error {
-	for _, port := range testPorts {
-		listener, err := net.Listen("tcp4", ":"+strconv.Itoa(int(port)))
-		if err != nil {
-			return err
-		}
-		w.t.Cleanup(func() { listener.Close() })
-		go func() {
-			for {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					buffer := make([]byte, 10)
-					for {
-						n, err := conn.Read(buffer)
-						if err != nil {
-							return
-						}
-						if _, err := conn.Write(buffer[:n]); err != nil {
-							return
-						}
-					}
-				}()
-			}
-		}()
-	}
-	packets, err := net.ListenPacket("udp4", ":8080")
-	if err != nil {
-		return err
-	}
-	w.t.Cleanup(func() { packets.Close() })
-	go func() {
-		buffer := make([]byte, 10)
-		for {
-			n, from, err := packets.ReadFrom(buffer)
-			if err != nil {
-				return
-			}
-			_, _ = packets.WriteTo(buffer[:n], from)
-		}
-	}()
-	return nil
-}
-
-// dial connects from a namespace; the caller closes the connection.
-func dial(ns netns.NsHandle, network, to string, patience time.Duration) (conn net.Conn, err error) {
-	err = within(ns, func() (err error) {
-		conn, err = net.DialTimeout(network, to, patience)
-		return err
-	})
-	return conn, err
-}
-
-// echo sends something through a connection until it comes back.
-func echo(conn net.Conn, patience time.Duration) error {
-	buffer := make([]byte, 10)
-	end := time.Now().Add(patience)
-	for {
-		_ = conn.SetDeadline(earlier(end, time.Now().Add(300*time.Millisecond)))
-		_, err := conn.Write([]byte("x"))
-		if err == nil {
-			if _, err = conn.Read(buffer); err == nil {
-				return nil
-			}
-		}
-		if !time.Now().Before(end) {
-			return err
-		}
-	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
 // Allowed connections have plenty of time on a machine that is busy; denied
 // ones are watched for a moment.
 const (
@@ -240,26 +145,17 @@ const (
 )
 
 // try makes a connection and uses it.
-func (w *world) try(c connection, patience time.Duration) error {
+func (w *world) try(c policytest.Connection, patience time.Duration) error {
 	from := w.nodes["one"]
 	for node, addr := range nodeAddrs {
-		if c.from == nil && addr == c.source {
+		if c.From == nil && addr == c.Source {
 			from = w.nodes[node]
 		}
 	}
-	if c.from != nil {
-		from = w.pods[c.from.Name]
+	if c.From != nil {
+		from = w.pods[c.From.Name]
 	}
-	network := "tcp4"
-	if c.protocol == corev1.ProtocolUDP {
-		network = "udp4"
-	}
-	conn, err := dial(from, network, net.JoinHostPort(c.to.Status.PodIP, strconv.Itoa(int(c.port))), patience)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	return echo(conn, patience)
+	return policytest.Try(from, c, patience)
 }
 
 // apply gives both nodes the rules for the policies.
@@ -277,9 +173,9 @@ func (w *world) judge(name string, policies []*networkingv1.NetworkPolicy) (pass
 	w.t.Helper()
 	var group sync.WaitGroup
 	var mu sync.Mutex
-	for batch := range slices.Chunk(connections(), 60) {
+	for batch := range slices.Chunk(policytest.Connections(testPods, nodeAddrs), 60) {
 		for _, c := range batch {
-			want := allowed(policies, testNamespaces, c)
+			want := policytest.Allowed(policies, testNamespaces, c)
 			patience := moment
 			if want {
 				patience = plenty

@@ -1,0 +1,113 @@
+package policytest
+
+import (
+	"io"
+	"net"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Within runs f on a thread inside a network namespace. What f opens stays
+// there.
+func Within(ns netns.NsHandle, f func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with us
+		err := netns.Set(ns)
+		if err == nil {
+			err = f()
+		}
+		result <- err
+	}()
+	return <-result
+}
+
+// Serve echoes, until the test ends, what comes to Ports of the thread's
+// namespace.
+func Serve(t testing.TB) error {
+	for _, port := range Ports {
+		listener, err := net.Listen("tcp4", ":"+strconv.Itoa(int(port)))
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { listener.Close() })
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					_, _ = io.Copy(conn, conn)
+				}()
+			}
+		}()
+	}
+	packets, err := net.ListenPacket("udp4", ":"+strconv.Itoa(int(Ports[0])))
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { packets.Close() })
+	go func() {
+		buffer := make([]byte, 10)
+		for {
+			n, from, err := packets.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			_, _ = packets.WriteTo(buffer[:n], from)
+		}
+	}()
+	return nil
+}
+
+// Dial connects from a namespace; the caller closes the connection.
+func Dial(ns netns.NsHandle, network, to string, patience time.Duration) (conn net.Conn, err error) {
+	err = Within(ns, func() (err error) {
+		conn, err = net.DialTimeout(network, to, patience)
+		return err
+	})
+	return conn, err
+}
+
+// Echo sends something through a connection until it comes back.
+func Echo(conn net.Conn, patience time.Duration) error {
+	buffer := make([]byte, 10)
+	end := time.Now().Add(patience)
+	for {
+		soon := time.Now().Add(300 * time.Millisecond)
+		if end.Before(soon) {
+			soon = end
+		}
+		_ = conn.SetDeadline(soon)
+		_, err := conn.Write([]byte("x"))
+		if err == nil {
+			if _, err = conn.Read(buffer); err == nil {
+				return nil
+			}
+		}
+		if !time.Now().Before(end) {
+			return err
+		}
+	}
+}
+
+// Try makes a connection from a namespace and uses it.
+func Try(from netns.NsHandle, c Connection, patience time.Duration) error {
+	network := "tcp4"
+	if c.Protocol == corev1.ProtocolUDP {
+		network = "udp4"
+	}
+	conn, err := Dial(from, network, net.JoinHostPort(c.To.Status.PodIP, strconv.Itoa(int(c.Port))), patience)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return Echo(conn, patience)
+}

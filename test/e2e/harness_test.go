@@ -116,6 +116,7 @@ func (c *cluster) client(t testing.TB, server string) *kubernetes.Clientset {
 		config.Host = server
 	}
 	config.Timeout = 5 * time.Second
+	config.QPS = -1 // no limit
 	client, err := kubernetes.NewForConfig(rest.AddUserAgent(config, "clusterctl-e2e"))
 	if err != nil {
 		t.Fatal(err)

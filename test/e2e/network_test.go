@@ -1,0 +1,149 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"clusterctl/lab"
+	"clusterctl/nodeagent/policy/policytest"
+)
+
+// TestNetwork tries what decides over connections, network policies and
+// ingresses, with pods that do nothing: servers and clients are the test's own,
+// in the pods' network namespaces.
+func TestNetwork(t *testing.T) {
+	c := newLab(t, "e2e-net", 1, 1, 0)
+	c.serveIngresses(t, "worker1")
+	t.Logf("up took %s", c.up(t).Round(100*time.Millisecond))
+	c.wantNodesReady(t, 2)
+	t.Run("policies", c.testPolicies)
+	t.Run("ingress", c.testIngress)
+}
+
+// serveIngresses has the inventory say which host serves Ingresses.
+func (c *cluster) serveIngresses(t *testing.T, host string) {
+	raw, err := os.ReadFile(c.inventory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document map[string]any
+	if err := yaml.Unmarshal(raw, &document); err != nil {
+		t.Fatal(err)
+	}
+	document["cluster"].(map[string]any)["ingress"] = map[string]any{"hosts": []string{host}, "defaultClass": true}
+	if raw, err = yaml.Marshal(document); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.inventory, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// namespace makes a namespace that pods can be created in.
+func (c *cluster) namespace(t *testing.T, name string, labels map[string]string) *v1.Namespace {
+	t.Helper()
+	client := c.client(t, "")
+	created, err := client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "the service account of "+name, func(ctx context.Context) error {
+		_, err := client.CoreV1().ServiceAccounts(name).Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
+	return created
+}
+
+// startPods has pods run the pause program, which every host has; they are
+// returned as they run, in the same order.
+func (c *cluster) startPods(t *testing.T, pods ...*v1.Pod) []*v1.Pod {
+	t.Helper()
+	client := c.client(t, "")
+	for _, pod := range pods {
+		spec := &pod.Spec
+		spec.Tolerations = []v1.Toleration{{Operator: v1.TolerationOpExists}}
+		spec.AutomountServiceAccountToken, spec.TerminationGracePeriodSeconds = new(false), new(int64(0))
+		spec.Containers[0].Name, spec.Containers[0].Image = "pause", "clusterctl.dev/pause:1"
+		pod.Status = v1.PodStatus{}
+		if _, err := client.CoreV1().Pods(pod.Namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var running []*v1.Pod
+	for _, pod := range pods {
+		eventually(t, time.Minute, pod.Name+" runs", func(ctx context.Context) error {
+			got, err := client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if got.Status.Phase != v1.PodRunning || got.Status.PodIP == "" {
+				return fmt.Errorf("it is %s: %v", got.Status.Phase, got.Status.ContainerStatuses)
+			}
+			running = append(running, got)
+			return nil
+		})
+	}
+	return running
+}
+
+// networks are a lab's network namespaces, those of hosts by name and those of
+// pods by address, open until the test ends.
+type networks map[string]netns.NsHandle
+
+func (c *cluster) networks(t *testing.T, hosts ...string) networks {
+	t.Helper()
+	found := networks{}
+	open := func(path string) netns.NsHandle {
+		ns, err := netns.GetFromPath(path)
+		if err != nil {
+			t.Fatalf("open %s: %v", path, err)
+		}
+		t.Cleanup(func() { ns.Close() })
+		return ns
+	}
+	for _, host := range hosts {
+		raw, err := os.ReadFile(filepath.Join(lab.DefaultDir, c.name, "hosts", host, "init.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var init struct {
+			PID int `json:"pid"`
+		}
+		if err := json.Unmarshal(raw, &init); err != nil {
+			t.Fatal(err)
+		}
+		proc := fmt.Sprintf("/proc/%d", init.PID)
+		found[host] = open(proc + "/ns/net")
+		pods, err := filepath.Glob(proc + "/root/run/clusterctl/containerd/io.containerd.grpc.v1.cri/netns/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range pods {
+			ns := open(path)
+			err := policytest.Within(ns, func() error {
+				addresses, err := net.InterfaceAddrs()
+				for _, a := range addresses {
+					if a := a.(*net.IPNet).IP; a.IsGlobalUnicast() && a.To4() != nil {
+						found[a.String()] = ns
+					}
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return found
+}

@@ -4,6 +4,7 @@ GO      ?= go
 ARCH    ?= $(shell $(GO) env GOARCH)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LAB     := .lab
+comma   := ,
 BASE    := k8s.io/component-base/version
 LDFLAGS := -s -w -X clusterctl/hostconfig.Version=$(VERSION) \
 	-X $(BASE).gitVersion=v1.36.3 -X $(BASE).gitMajor=1 -X $(BASE).gitMinor=36 -X $(BASE).gitTreeState=clean
@@ -14,7 +15,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api conformance clean
+.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api bench-scheduler conformance clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +83,12 @@ bench-api: ## measure the API server beside stock kube-apiserver; ROUNDS=3
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/controlplane ./cmd/controlplane
 	cd test/conformance && $(GO) build -ldflags "-s -w" -o ../../bin/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
 	$(GO) run ./test/bench -rounds $(or $(ROUNDS),3) -controlplane bin/controlplane -kube-apiserver bin/kube-apiserver
+
+bench-scheduler: ## measure the scheduler beside stock kube-scheduler; ROUNDS=1 PODS=1000 NODES=100,1000,5000
+	@mkdir -p bin
+	$(GO) build -ldflags "$(LDFLAGS)" -o bin/controlplane ./cmd/controlplane
+	cd test/conformance && $(GO) build -ldflags "-s -w" -o ../../bin/kube-scheduler k8s.io/kubernetes/cmd/kube-scheduler
+	$(GO) run ./test/bench/scheduler -rounds $(or $(ROUNDS),1) -pods $(or $(PODS),1000) -nodes $(or $(NODES),100$(comma)1000$(comma)5000) -controlplane bin/controlplane -kube-scheduler bin/kube-scheduler
 
 conformance: ## Kubernetes' own conformance suite on lab hosts (Linux, root); FOCUS=… SKIP=… PROCS=…
 	@$(MAKE) --no-print-directory deps build

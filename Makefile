@@ -15,7 +15,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api bench-scheduler conformance clean
+.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api bench-node bench-scheduler conformance clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,10 @@ bench-scheduler: ## measure the scheduler beside stock kube-scheduler; ROUNDS=1 
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/controlplane ./cmd/controlplane
 	cd test/conformance && $(GO) build -ldflags "-s -w" -o ../../bin/kube-scheduler k8s.io/kubernetes/cmd/kube-scheduler
 	$(GO) run ./test/bench/scheduler -rounds $(or $(ROUNDS),1) -pods $(or $(PODS),1000) -nodes $(or $(NODES),100$(comma)1000$(comma)5000) -controlplane bin/controlplane -kube-scheduler bin/kube-scheduler
+
+bench-node: deps build ## measure the node agent beside the stock kubelet on a lab host (Linux, root); ROUNDS=1
+	cd test/conformance && $(GO) build -ldflags "$(LDFLAGS)" -o ../../bin/kubelet k8s.io/kubernetes/cmd/kubelet
+	$(GO) run ./test/bench/node -rounds $(or $(ROUNDS),1) -clusterctl bin/clusterctl -kubelet bin/kubelet
 
 conformance: ## Kubernetes' own conformance suite on lab hosts (Linux, root); FOCUS=… SKIP=… PROCS=…
 	@$(MAKE) --no-print-directory deps build

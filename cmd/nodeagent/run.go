@@ -89,7 +89,8 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		})
 	}
 	pki := hostconfig.PKI(config.PKIDir)
-	client, err := kubernetes.NewForConfig(clientConfig(config, pki))
+	api := clientConfig(config, pki)
+	client, err := kubernetes.NewForConfig(api)
 	if err != nil {
 		return fmt.Errorf("make API client: %w", err)
 	}
@@ -178,7 +179,10 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Pressures:    func() []v1.NodeConditionType { return agent.Pressures() },
 		Leaving:      func() bool { return agent.ShuttingDown() },
 		Agent:        config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
-	recorder, stopEvents := newRecorder(client, config.NodeName)
+	recorder, stopEvents, err := newRecorder(api, config.NodeName)
+	if err != nil {
+		return err
+	}
 	defer stopEvents()
 	agent = pods.New(ctx, pods.Config{
 		Eviction: evictions,
@@ -244,14 +248,30 @@ func clientConfig(config hostconfig.NodeAgent, pki hostconfig.PKI) *rest.Config 
 			CAFile: pki.ClusterCA(), CertFile: pki.Cert(hostconfig.PairNode), KeyFile: pki.Key(hostconfig.PairNode)},
 		ContentConfig: rest.ContentConfig{
 			ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
-		QPS: 50, Burst: 100,
+		// What the agent asks for, and how often, follows from its pods, and the API
+		// servers share out their time by priority: a limit here would only keep
+		// statuses waiting while many pods start.
+		QPS: -1,
 	}
 }
 
-func newRecorder(client kubernetes.Interface, nodeName string) (record.EventRecorder, func()) {
+// Events may wait, and a burst of them is not to take the API servers' time from
+// anything else.
+const (
+	eventsPerSecond = 50
+	eventsBurst     = 100
+)
+
+func newRecorder(api *rest.Config, nodeName string) (record.EventRecorder, func(), error) {
+	limited := rest.CopyConfig(api)
+	limited.QPS, limited.Burst = eventsPerSecond, eventsBurst
+	client, err := kubernetes.NewForConfig(limited)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make client for events: %w", err)
+	}
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: nodeName}), broadcaster.Shutdown
+	return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: nodeName}), broadcaster.Shutdown, nil
 }
 
 // dropManagedFields keeps informers small: nobody here asks who set a field.

@@ -98,8 +98,9 @@ type Agent struct {
 	evictions *eviction.Manager
 	collector *images.Collector
 
-	users *userRanges
-	down  atomic.Bool // the host is going down
+	users     *userRanges
+	sandboxes *turns      // to be made
+	down      atomic.Bool // the host is going down
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -110,7 +111,7 @@ type Agent struct {
 
 // New makes an agent. What it watches ends with ctx.
 func New(ctx context.Context, config Config) *Agent {
-	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now()}
+	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now(), sandboxes: newTurns()}
 	a.ledger = newLedger(config.Node, a.Wake)
 	a.evictions = eviction.New(config.Eviction, host{a}, config.Logger)
 	a.ledger.refuse = a.refuse

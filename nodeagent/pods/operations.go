@@ -229,6 +229,10 @@ func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) er
 	if pod.Spec.RuntimeClassName != nil {
 		handler = *pod.Spec.RuntimeClassName
 	}
+	defer w.agent.sandboxes.take(ctx)()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	err = steadily(ctx, func(ctx context.Context) error {
 		_, err := w.agent.Config.Runtime.RunPodSandbox(ctx, config, handler)
 		return err

@@ -40,13 +40,18 @@ type load struct {
 	protobuf, json []kubernetes.Interface
 }
 
+// listTurns is how often lists are measured in each round. They change nothing, and
+// one turn of a second or two sees a collection of garbage more or less.
+const listTurns = 5
+
 // step is the same request n times over, or a whole of its own.
 type step struct {
-	name string
-	n    int
-	json bool // instead of protobuf
-	one  func(ctx context.Context, client kubernetes.Interface, i int) error
-	all  func(ctx context.Context) error
+	name  string
+	n     int
+	turns int  // 0 and 1: one
+	json  bool // instead of protobuf
+	one   func(ctx context.Context, client kubernetes.Interface, i int) error
+	all   func(ctx context.Context) error
 }
 
 func newLoad(ctx context.Context, h *host.Host) (*load, error) {
@@ -90,11 +95,11 @@ func newLoad(ctx context.Context, h *host.Host) (*load, error) {
 func (l *load) run(ctx context.Context, process *host.Process, s step) (stepResult, error) {
 	got := stepResult{name: s.name, n: s.n}
 	// Asking allocates too, and each time about the same.
-	first, err := l.allocated(ctx)
+	first, err := l.heap(ctx)
 	if err != nil {
 		return got, err
 	}
-	second, err := l.allocated(ctx)
+	second, err := l.heap(ctx)
 	if err != nil {
 		return got, err
 	}
@@ -121,23 +126,38 @@ func (l *load) run(ctx context.Context, process *host.Process, s step) (stepResu
 		return got, err
 	}
 	got.cpu = after - before
-	third, err := l.allocated(ctx)
-	got.allocated = (third - second) - (second - first)
+	third, err := l.heap(ctx)
+	got.allocated = (third.allocated - second.allocated) - (second.allocated - first.allocated)
+	got.collections = third.collections - second.collections
 	return got, err
 }
 
-// allocated is how many bytes of its heap the server has ever given out.
-func (l *load) allocated(ctx context.Context) (float64, error) {
+// heap is what a server tells of its heap: how many bytes it has ever given out,
+// and how often it has collected garbage.
+type heap struct{ allocated, collections float64 }
+
+func (l *load) heap(ctx context.Context) (heap, error) {
 	metrics, err := l.json[0].CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("get metrics: %w", err)
+		return heap{}, fmt.Errorf("get metrics: %w", err)
 	}
+	var h heap
+	found := 0
 	for line := range strings.Lines(string(metrics)) {
-		if value, found := strings.CutPrefix(line, "go_memstats_alloc_bytes_total "); found {
-			return strconv.ParseFloat(strings.TrimSpace(value), 64)
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		into := map[string]*float64{"go_memstats_alloc_bytes_total": &h.allocated, "go_gc_duration_seconds_count": &h.collections}[name]
+		if into == nil {
+			continue
 		}
+		if *into, err = strconv.ParseFloat(value, 64); err != nil {
+			return heap{}, fmt.Errorf("read %s: %w", name, err)
+		}
+		found++
 	}
-	return 0, errors.New("the server's metrics do not tell what it allocated")
+	if found != 2 {
+		return heap{}, errors.New("the server's metrics do not tell of its heap")
+	}
+	return h, nil
 }
 
 // repeat has the workers share n requests. All have to succeed.
@@ -209,7 +229,7 @@ func patch(what string, n int, kind types.PatchType, body func(i int) string, op
 func (l *load) steps() []step {
 	all := metav1.ListOptions{}
 	list := func(what string, n, want int, json bool, options metav1.ListOptions) step {
-		return step{name: what, n: n, json: json, one: func(ctx context.Context, client kubernetes.Interface, _ int) error {
+		return step{name: what, n: n, turns: listTurns, json: json, one: func(ctx context.Context, client kubernetes.Interface, _ int) error {
 			found, err := client.CoreV1().ConfigMaps(namespace).List(ctx, options)
 			if err == nil && len(found.Items) != want {
 				err = fmt.Errorf("listed %d objects, want %d", len(found.Items), want)
@@ -218,7 +238,7 @@ func (l *load) steps() []step {
 		}}
 	}
 	listPods := func(what string, json bool) step {
-		return step{name: what, n: 50, json: json, one: func(ctx context.Context, client kubernetes.Interface, _ int) error {
+		return step{name: what, n: 50, turns: listTurns, json: json, one: func(ctx context.Context, client kubernetes.Interface, _ int) error {
 			found, err := client.CoreV1().Pods(namespace).List(ctx, all)
 			if err == nil && len(found.Items) != pods {
 				err = fmt.Errorf("listed %d pods, want %d", len(found.Items), pods)

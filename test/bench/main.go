@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"time"
 
@@ -17,11 +18,12 @@ func main() {
 	ours := flag.String("controlplane", "bin/controlplane", "our program, which is the etcd of both too")
 	stock := flag.String("kube-apiserver", "", "stock kube-apiserver")
 	rounds := flag.Int("rounds", 3, "turns that each server takes")
-	profile := flag.String("profile", "", "directory for a CPU profile of each step of ours")
+	profile := flag.String("profile", "", "directory for CPU profiles of each step (taking them costs CPU, too)")
+	only := flag.String("only", "", "measure but the steps whose names match this pattern, and those that create what they need")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *ours, *stock, *rounds, *profile); err != nil {
+	if err := run(ctx, *ours, *stock, *rounds, *profile, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -34,15 +36,19 @@ type contestant struct {
 	profile string
 }
 
-func run(ctx context.Context, controlplane, stock string, rounds int, profile string) error {
+func run(ctx context.Context, controlplane, stock string, rounds int, profile, only string) error {
+	measured, err := regexp.Compile("^create |" + only)
+	if err != nil {
+		return fmt.Errorf("read pattern of steps: %w", err)
+	}
 	contestants := []contestant{{"ours", ourServer(controlplane), profile}}
 	if stock != "" {
-		contestants = append(contestants, contestant{"stock", stockServer(stock), ""})
+		contestants = append(contestants, contestant{"stock", stockServer(stock), profile})
 	}
 	results := map[string][]result{}
 	for round := range rounds {
 		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
-		got, err := race(ctx, controlplane, contestants)
+		got, err := race(ctx, controlplane, contestants, measured)
 		if err != nil {
 			return err
 		}
@@ -56,21 +62,25 @@ func run(ctx context.Context, controlplane, stock string, rounds int, profile st
 
 // race has all contestants do each step, one after the other, so that what else
 // goes on on the machine meets all alike.
-func race(ctx context.Context, controlplane string, contestants []contestant) (map[string]result, error) {
+func race(ctx context.Context, controlplane string, contestants []contestant, measured *regexp.Regexp) (map[string]result, error) {
 	runs, results := map[string]*runner{}, map[string]result{}
 	for _, one := range contestants {
-		started, err := newRunner(ctx, controlplane, one)
+		started, err := newRunner(ctx, controlplane, one, measured)
 		if err != nil {
 			return nil, fmt.Errorf("start %s: %w", one.name, err)
 		}
 		defer started.stop()
 		runs[one.name] = started
 	}
-	for i := range runs["ours"].steps {
-		for _, one := range contestants {
-			if err := runs[one.name].do(ctx, i); err != nil {
-				return nil, fmt.Errorf("measure %s: %w", one.name, err)
+	order := slices.Clone(contestants)
+	for i, step := range runs["ours"].steps {
+		for range max(step.turns, 1) {
+			for _, one := range order {
+				if err := runs[one.name].do(ctx, i); err != nil {
+					return nil, fmt.Errorf("measure %s: %w", one.name, err)
+				}
 			}
+			slices.Reverse(order)
 		}
 	}
 	for _, one := range contestants {
@@ -88,20 +98,24 @@ func race(ctx context.Context, controlplane string, contestants []contestant) (m
 type result struct {
 	ready           time.Duration // start to /readyz
 	readyCPU        time.Duration
-	idle, anonymous int64 // resident bytes after some time without work
-	peak            int64 // resident bytes at most
-	steps           []stepResult
+	idle, anonymous int64          // resident bytes after some time without work
+	peak            int64          // resident bytes at most
+	steps           [][]stepResult // the turns of each
 }
+
+// middle is the median of what the turns of the step at i showed.
+func (r result) middle(i int, of func(stepResult) float64) float64 { return median(r.steps[i], of) }
 
 type stepResult struct {
 	name string
 	n    int
 	cpu  time.Duration // of the server's process, for all
 	// bytes of the server's heap, for all
-	allocated float64
-	clock     time.Duration
-	p50       time.Duration
-	p99       time.Duration
+	allocated   float64
+	collections float64 // of garbage
+	clock       time.Duration
+	p50         time.Duration
+	p99         time.Duration
 }
 
 // idleTime is how long a server without work has until its memory is read.
@@ -118,7 +132,7 @@ type runner struct {
 }
 
 // newRunner starts a server on a fresh etcd, and looks at it while it is idle.
-func newRunner(ctx context.Context, controlplane string, one contestant) (r *runner, err error) {
+func newRunner(ctx context.Context, controlplane string, one contestant, measured *regexp.Regexp) (r *runner, err error) {
 	r = &runner{contestant: one}
 	if r.dir, err = os.MkdirTemp("", "clusterctl-bench-"); err != nil {
 		return nil, err
@@ -136,6 +150,11 @@ func newRunner(ctx context.Context, controlplane string, one contestant) (r *run
 	if r.etcd, err = h.Start(h.Etcd(controlplane)); err != nil {
 		return nil, err
 	}
+	// A new member waits for up to two seconds until it elects itself, which is
+	// not the server's time.
+	if err := h.AwaitEtcd(ctx, r.etcd); err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	if r.process, err = h.Start(one.kind(h)); err != nil {
 		return nil, err
@@ -150,7 +169,8 @@ func newRunner(ctx context.Context, controlplane string, one contestant) (r *run
 	if r.load, err = newLoad(ctx, h); err != nil {
 		return nil, err
 	}
-	r.steps = r.load.steps()
+	r.steps = slices.DeleteFunc(r.load.steps(), func(s step) bool { return !measured.MatchString(s.name) })
+	r.got.steps = make([][]stepResult, len(r.steps))
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -165,7 +185,7 @@ func newRunner(ctx context.Context, controlplane string, one contestant) (r *run
 func (r *runner) do(ctx context.Context, i int) error {
 	step, stopProfile := r.steps[i], func() error { return nil }
 	if r.profile != "" {
-		stopProfile = r.load.profile(ctx, filepath.Join(r.profile, step.name+".pprof"))
+		stopProfile = r.load.profile(ctx, filepath.Join(r.profile, r.name+" "+step.name+".pprof"))
 	}
 	done, err := r.load.run(ctx, r.process, step)
 	if err != nil {
@@ -174,8 +194,9 @@ func (r *runner) do(ctx context.Context, i int) error {
 	if err := stopProfile(); err != nil {
 		return fmt.Errorf("profile %s: %w", step.name, err)
 	}
-	fmt.Fprintf(os.Stderr, "  %-28s %-5s  cpu %6.2f s  clock %6.2f s\n", done.name, r.name, done.cpu.Seconds(), done.clock.Seconds())
-	r.got.steps = append(r.got.steps, done)
+	fmt.Fprintf(os.Stderr, "  %-28s %-5s  cpu %6.2f s  clock %6.2f s  %.0f collections\n",
+		done.name, r.name, done.cpu.Seconds(), done.clock.Seconds(), done.collections)
+	r.got.steps[i] = append(r.got.steps[i], done)
 	return nil
 }
 

@@ -33,11 +33,11 @@ func report(w io.Writer, ours, stock []result) error {
 		{"of that anonymous", "%.0f MB", func(r result) float64 { return float64(r.anonymous) / 1e6 }},
 		{"RSS, peak of all steps", "%.0f MB", func(r result) float64 { return float64(r.peak) / 1e6 }},
 		{"CPU, sum of all steps", "%.1f s", func(r result) float64 {
-			var sum time.Duration
-			for _, step := range r.steps {
-				sum += step.cpu
+			var sum float64
+			for i := range r.steps {
+				sum += r.middle(i, func(s stepResult) float64 { return s.cpu.Seconds() })
 			}
-			return sum.Seconds()
+			return sum
 		}},
 	}
 	for _, line := range whole {
@@ -46,15 +46,18 @@ func report(w io.Writer, ours, stock []result) error {
 	fmt.Fprintln(w)
 	p.row("", "CPU ms each, ours", "stock", "ratio", "clock each, ours", "stock", "ratio", "KB each, ours", "stock", "ratio")
 	p.row("---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:")
-	for i, step := range ours[0].steps {
+	for i, turns := range ours[0].steps {
+		step := turns[0]
 		each := func(f func(stepResult) time.Duration) func(result) float64 {
-			return func(r result) float64 { return f(r.steps[i]).Seconds() * 1e3 / float64(step.n) }
+			return func(r result) float64 {
+				return r.middle(i, func(s stepResult) float64 { return f(s).Seconds() * 1e3 / float64(step.n) })
+			}
 		}
 		cells := append([]string{step.name},
 			p.cells("%.3f", ours, stock, each(func(s stepResult) time.Duration { return s.cpu }))...)
 		cells = append(cells, p.cells("%.3f ms", ours, stock, each(func(s stepResult) time.Duration { return s.clock }))...)
 		p.row(append(cells, p.cells("%.1f", ours, stock, func(r result) float64 {
-			return r.steps[i].allocated / 1e3 / float64(step.n)
+			return r.middle(i, func(s stepResult) float64 { return s.allocated / 1e3 / float64(step.n) })
 		})...)...)
 	}
 	return p.err

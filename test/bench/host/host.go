@@ -13,6 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"k8s.io/client-go/rest"
 
 	"clusterctl/bootstrap/pki"
@@ -112,11 +115,44 @@ func (p *Process) Stop() {
 	}
 }
 
+// AwaitEtcd waits until the member answers, which takes a leader.
+func (h *Host) AwaitEtcd(ctx context.Context, p *Process) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	tls, err := transport.TLSInfo{
+		CertFile: h.PKI.Cert(hostconfig.PairAPIServerEtcd), KeyFile: h.PKI.Key(hostconfig.PairAPIServerEtcd), TrustedCAFile: h.PKI.EtcdCA(),
+	}.ClientConfig()
+	if err != nil {
+		return fmt.Errorf("load etcd client certificates: %w", err)
+	}
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{h.URL(1)}, TLS: tls, Logger: zap.NewNop()})
+	if err != nil {
+		return fmt.Errorf("connect to etcd: %w", err)
+	}
+	defer client.Close()
+	for {
+		attempt, cancelAttempt := context.WithTimeout(ctx, time.Second)
+		_, err := client.Get(attempt, "health")
+		cancelAttempt()
+		if err == nil {
+			return nil
+		}
+		select {
+		case err := <-p.done:
+			p.done <- err
+			return fmt.Errorf("etcd ended: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("etcd does not answer: %w", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // AwaitReady waits until /readyz of the server says ok.
 func (h *Host) AwaitReady(ctx context.Context, p *Process) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	transport, err := rest.TransportFor(fixture.Anonymous(h.Keys, h.Ports[0]))
+	roundTripper, err := rest.TransportFor(fixture.Anonymous(h.Keys, h.Ports[0]))
 	if err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
@@ -125,7 +161,7 @@ func (h *Host) AwaitReady(ctx context.Context, p *Process) error {
 		if err != nil {
 			return err
 		}
-		if answer, err := transport.RoundTrip(request); err == nil {
+		if answer, err := roundTripper.RoundTrip(request); err == nil {
 			answer.Body.Close()
 			if answer.StatusCode == http.StatusOK {
 				return nil

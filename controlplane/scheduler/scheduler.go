@@ -104,7 +104,7 @@ func Run(ctx context.Context, config Config) error {
 		return fmt.Errorf("start recording events: %w", err)
 	}
 	defer broadcaster.Shutdown()
-	s.recorder = broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName)
+	s.recorder = &thrifty{recorder: broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName)}
 
 	if err := s.watch(ctx); err != nil {
 		return err

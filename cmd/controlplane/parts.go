@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	_ "k8s.io/component-base/metrics/prometheus/restclient" // requests of the parts, on /metrics
 
 	"clusterctl/cmd/daemon"
 	"clusterctl/controlplane/controllers"

@@ -1,10 +1,13 @@
 package scheduler
 
 import (
+	"time"
+
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"clusterctl/controlplane/scheduler/framework"
+	"clusterctl/controlplane/scheduler/metrics"
 	"clusterctl/controlplane/scheduler/picture"
 )
 
@@ -27,10 +30,16 @@ func (s *scheduler) decide(profile *framework.Profile, pod *picture.Pod) (*pictu
 	if k.refusals != nil && k.refusedAt == cluster.VersionFor(pod) && nominated == "" {
 		return nil, k.refusals, k.remedy
 	}
+	observed, begun := s.metrics[profile.Name], time.Now()
 	s.filter(profile, pod, k, trial)
 	if len(s.feasible) > 0 {
-		return cluster.Nodes()[s.best(profile, pod, k)], nil, framework.Remedy{}
+		observed.Point(metrics.Filter, metrics.Scheduled, begun)
+		begun = time.Now()
+		best := s.best(profile, pod, k)
+		observed.Point(metrics.Score, metrics.Scheduled, begun)
+		return cluster.Nodes()[best], nil, framework.Remedy{}
 	}
+	observed.Point(metrics.Filter, metrics.Unschedulable, begun)
 	refusals := &framework.Refusals{ByNode: append([]*framework.Refusal(nil), s.refused...)}
 	for i, plugin := range profile.Filters {
 		if s.refusers&(1<<i) != 0 || len(s.refused) == 0 { // no node at all: whatever comes may help
@@ -38,11 +47,15 @@ func (s *scheduler) decide(profile *framework.Profile, pod *picture.Pod) (*pictu
 		}
 	}
 	var remedy framework.Remedy
+	begun = time.Now()
+	result := metrics.Unschedulable
 	for _, plugin := range profile.PostFilters {
 		if remedy = plugin.PostFilter(profile, pod, cluster, refusals); remedy.Node != "" || remedy.Act != nil {
+			result = metrics.Scheduled
 			break
 		}
 	}
+	observed.Point(metrics.PostFilter, result, begun)
 	if remedy.Node == "" && nominated == "" {
 		k.refusedAt, k.refusals, k.remedy = cluster.VersionFor(pod), refusals, remedy
 	}

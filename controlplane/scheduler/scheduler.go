@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"clusterctl/controlplane/scheduler/framework"
+	"clusterctl/controlplane/scheduler/metrics"
 	"clusterctl/controlplane/scheduler/picture"
 	"clusterctl/controlplane/scheduler/plugins"
 	"clusterctl/controlplane/scheduler/queue"
@@ -63,6 +64,7 @@ type scheduler struct {
 	client   kubernetes.Interface
 	logger   *slog.Logger
 	profiles map[string]*framework.Profile
+	metrics  map[string]*metrics.Profile
 	queue    *queue.Queue
 	recorder events.EventRecorder
 	random   *rand.Rand // breaks ties; the loop's own
@@ -106,6 +108,7 @@ func Run(ctx context.Context, config Config) error {
 	defer broadcaster.Shutdown()
 	s.recorder = &thrifty{recorder: broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName)}
 
+	metrics.Pending(s.queue.Counts)
 	if err := s.watch(ctx); err != nil {
 		return err
 	}
@@ -126,12 +129,12 @@ func Run(ctx context.Context, config Config) error {
 
 func newScheduler(profiles ...*framework.Profile) *scheduler {
 	s := &scheduler{
-		profiles: map[string]*framework.Profile{}, queue: queue.New(profiles[0].QueueSort.Less, clock.RealClock{}),
+		profiles: map[string]*framework.Profile{}, metrics: map[string]*metrics.Profile{}, queue: queue.New(profiles[0].QueueSort.Less, clock.RealClock{}),
 		picture: picture.New(), kinds: map[string]*kind{}, slots: make(chan struct{}, bindings),
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 	}
 	for _, p := range profiles {
-		s.profiles[p.Name] = p
+		s.profiles[p.Name], s.metrics[p.Name] = p, metrics.For(p.Name)
 	}
 	return s
 }
@@ -142,6 +145,7 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 		s.queue.Done(item)
 		return
 	}
+	start := time.Now()
 	profile := s.profiles[item.Pod.Spec.SchedulerName]
 	s.mu.Lock()
 	pod := picture.NewPod(item.Pod)
@@ -149,16 +153,18 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 	if node == nil {
 		nominated := s.nominate(pod, remedy)
 		s.mu.Unlock()
+		s.metrics[profile.Name].Attempt(metrics.Unschedulable, start)
 		s.refuse(ctx, item, refusals, remedy, nominated)
 		return
 	}
+	metrics.Algorithm(time.Since(start))
 	assumed := *item.Pod // shallow: what it points to is never changed
 	assumed.Spec.NodeName = node.Name()
 	s.picture.Unnominate(pod.Object.UID)
 	if err := s.reserve(profile, pod, node); err != nil {
 		s.unreserve(profile, &assumed)
 		s.mu.Unlock()
-		s.failed(item, &assumed, fmt.Errorf("reserve: %w", err))
+		s.failed(item, &assumed, start, fmt.Errorf("reserve: %w", err))
 		return
 	}
 	s.picture.Assume(pod, &assumed)
@@ -169,20 +175,21 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 		// It may wait for others for long: it takes a slot only to be bound.
 		s.done.Go(func() {
 			if err := s.preBind(ctx, profile, &assumed); err != nil {
-				s.giveUp(profile, item, &assumed, err)
-			} else if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed) }) {
-				s.giveUp(profile, item, &assumed, ctx.Err())
+				s.giveUp(profile, item, &assumed, start, err)
+			} else if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed, start) }) {
+				s.giveUp(profile, item, &assumed, start, ctx.Err())
 			}
 		})
 		return
 	}
-	if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed) }) {
-		s.giveUp(profile, item, &assumed, ctx.Err())
+	if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed, start) }) {
+		s.giveUp(profile, item, &assumed, start, ctx.Err())
 	}
 }
 
 // reserve takes what the pod needs on its node. The picture is locked.
-func (s *scheduler) reserve(profile *framework.Profile, pod *picture.Pod, node *picture.Node) error {
+func (s *scheduler) reserve(profile *framework.Profile, pod *picture.Pod, node *picture.Node) (err error) {
+	defer s.timed(profile, metrics.Reserve, time.Now(), &err)
 	for _, p := range profile.Reserves {
 		if err := p.Reserve(pod, s.picture, node); err != nil {
 			return fmt.Errorf("%s: %w", p.Name(), err)
@@ -199,7 +206,8 @@ func (s *scheduler) unreserve(profile *framework.Profile, pod *v1.Pod) {
 }
 
 // preBind does what has to be done before a pod is bound.
-func (s *scheduler) preBind(ctx context.Context, profile *framework.Profile, pod *v1.Pod) error {
+func (s *scheduler) preBind(ctx context.Context, profile *framework.Profile, pod *v1.Pod) (err error) {
+	defer s.timed(profile, metrics.PreBind, time.Now(), &err)
 	for _, p := range profile.PreBinds {
 		if err := p.PreBind(ctx, pod, pod.Spec.NodeName); err != nil {
 			return fmt.Errorf("prepare binding with %s: %w", p.Name(), err)
@@ -242,35 +250,40 @@ func (s *scheduler) nominate(pod *picture.Pod, remedy framework.Remedy) string {
 }
 
 // bind carries out what schedule decided; on failure the pod waits again.
-func (s *scheduler) bind(ctx context.Context, profile *framework.Profile, item *queue.Item, pod *v1.Pod) {
+func (s *scheduler) bind(ctx context.Context, profile *framework.Profile, item *queue.Item, pod *v1.Pod, start time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, bindTimeout)
 	defer cancel()
 	node := pod.Spec.NodeName
 	err := s.runBind(ctx, profile, pod, node)
 	if err == nil {
+		s.metrics[profile.Name].Attempt(metrics.Scheduled, start)
+		metrics.Bound(item.Attempts, item.Since)
 		s.queue.Done(item)
 		s.recorder.Eventf(item.Pod, nil, v1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+		begun := time.Now()
 		for _, p := range profile.PostBinds {
 			p.PostBind(pod, node)
 		}
+		s.metrics[profile.Name].Point(metrics.PostBind, metrics.Scheduled, begun)
 		return
 	}
-	s.giveUp(profile, item, pod, err)
+	s.giveUp(profile, item, pod, start, err)
 }
 
 // giveUp frees what a pod took that was not bound after all.
-func (s *scheduler) giveUp(profile *framework.Profile, item *queue.Item, pod *v1.Pod, err error) {
+func (s *scheduler) giveUp(profile *framework.Profile, item *queue.Item, pod *v1.Pod, start time.Time, err error) {
 	s.mu.Lock()
 	s.unreserve(profile, pod)
 	// Unless the informer has meanwhile confirmed it.
 	s.picture.RemoveAssumed(pod)
 	s.mu.Unlock()
 	s.queue.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod})
-	s.failed(item, pod, err)
+	s.failed(item, pod, start, err)
 }
 
 // failed has a pod tried again that was to go to a node and did not get there.
-func (s *scheduler) failed(item *queue.Item, pod *v1.Pod, err error) {
+func (s *scheduler) failed(item *queue.Item, pod *v1.Pod, start time.Time, err error) {
+	s.metrics[pod.Spec.SchedulerName].Attempt(metrics.Failed, start)
 	log := s.logger.With("pod", pod.Namespace+"/"+pod.Name, "node", pod.Spec.NodeName, "error", err)
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -285,13 +298,31 @@ func (s *scheduler) failed(item *queue.Item, pod *v1.Pod, err error) {
 	s.queue.Park(item, nil)
 }
 
-func (s *scheduler) runBind(ctx context.Context, profile *framework.Profile, pod *v1.Pod, node string) error {
+func (s *scheduler) permit(ctx context.Context, profile *framework.Profile, pod *v1.Pod, node string) (err error) {
+	defer s.timed(profile, metrics.Permit, time.Now(), &err)
 	for _, p := range profile.Permits {
 		if err := p.Permit(ctx, pod, node); err != nil {
 			return fmt.Errorf("permit by %s: %w", p.Name(), err)
 		}
 	}
+	return nil
+}
+
+func (s *scheduler) runBind(ctx context.Context, profile *framework.Profile, pod *v1.Pod, node string) (err error) {
+	if err := s.permit(ctx, profile, pod, node); err != nil {
+		return err
+	}
+	defer s.timed(profile, metrics.Bind, time.Now(), &err)
 	return profile.Bind.Bind(ctx, pod, node)
+}
+
+// timed notes an extension point that began at start; err is how it ended.
+func (s *scheduler) timed(profile *framework.Profile, point metrics.Point, start time.Time, err *error) {
+	result := metrics.Scheduled
+	if *err != nil {
+		result = metrics.Failed
+	}
+	s.metrics[profile.Name].Point(point, result, start)
 }
 
 // eventNote is the most that an event's text may hold.

@@ -1,6 +1,8 @@
 package framework
 
 import (
+	"math/bits"
+
 	v1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 )
@@ -43,4 +45,20 @@ type Event struct {
 	Claim *v1.PersistentVolumeClaim
 
 	DeviceClaim *resourcev1.ResourceClaim
+}
+
+// names of kinds, by bit, are those that upstream's metrics have.
+var names = []string{
+	"NodeAdd", "NodeUpdateNodeAllocatable", "NodeUpdateNodeLabel", "NodeUpdateNodeTaint", "AssignedPodDelete", "AssignedPodAdd", "NamespaceUpdate",
+	"PersistentVolumeClaimUpdate", "PersistentVolumeUpdate", "storage.k8s.io/StorageClassUpdate", "storage.k8s.io/CSINodeUpdate",
+	"storage.k8s.io/CSIStorageCapacityUpdate", "storage.k8s.io/VolumeAttachmentDelete", "resource.k8s.io/ResourceClaimUpdate",
+	"resource.k8s.io/ResourceClaimUpdate", "resource.k8s.io/ResourceSliceUpdate",
+}
+
+// String names the first of the kinds.
+func (k EventKind) String() string {
+	if bit := bits.TrailingZeros32(uint32(k)); bit < len(names) {
+		return names[bit]
+	}
+	return "Unknown"
 }

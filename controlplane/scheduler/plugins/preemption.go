@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"clusterctl/controlplane/scheduler/framework"
+	"clusterctl/controlplane/scheduler/metrics"
 	"clusterctl/controlplane/scheduler/picture"
 )
 
@@ -55,11 +56,13 @@ func (p DefaultPreemption) PostFilter(profile *framework.Profile, pod *picture.P
 		best = findCandidate(profile, pod, cluster, verdicts)
 	}
 	if best == nil {
+		metrics.Preemption(0)
 		if len(verdicts) == 0 {
 			return framework.Remedy{}
 		}
 		return framework.Remedy{Message: framework.Explain(verdicts)}
 	}
+	metrics.Preemption(len(best.victims))
 	remedy := framework.Remedy{Node: best.node.Name()}
 	for _, other := range cluster.NominatedOn(remedy.Node) {
 		if other.Priority < pod.Priority {

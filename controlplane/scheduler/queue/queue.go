@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"clusterctl/controlplane/scheduler/framework"
+	"clusterctl/controlplane/scheduler/metrics"
 )
 
 // Times of Kubernetes' scheduler.
@@ -27,11 +28,25 @@ const (
 	parkedLimit  = 5 * time.Minute
 )
 
+// Names of places and of what brings pods there, as metrics have them.
+const (
+	activeQueue        = "active"
+	backoffQueue       = "backoff"
+	unschedulableQueue = "unschedulable"
+	gatedQueue         = "gated"
+
+	podAdded      = "UnschedulablePodAdd"
+	podChanged    = "UnschedulablePodUpdate"
+	attemptFailed = "ScheduleAttemptFailure"
+	backoffOver   = "BackoffComplete"
+	parkedTooLong = "UnschedulableTimeout"
+)
+
 // Item is a waiting pod.
 type Item struct {
 	Pod      *v1.Pod // does not change between Pop and Park
 	Attempts int
-	Since    time.Time // when it first came in
+	Since    time.Time // when it was first ready to be tried; zero: not yet
 
 	refusedBy []framework.FilterPlugin // why it is parked
 	readyAt   time.Time                // end of back-off
@@ -84,9 +99,10 @@ func (q *Queue) Add(pod *v1.Pod) {
 	item := q.items[pod.UID]
 	if item == nil {
 		q.arrivals++
-		item = &Item{Since: q.clock.Now(), arrival: q.arrivals}
+		item = &Item{arrival: q.arrivals}
 		q.items[pod.UID] = item
 	}
+	isNew := item.Pod == nil
 	changed := item.Pod == nil || !sameForScheduling(item.Pod, pod)
 	if item.inFlight {
 		item.newer = pod
@@ -99,8 +115,13 @@ func (q *Queue) Add(pod *v1.Pod) {
 	switch {
 	case len(pod.Spec.SchedulingGates) > 0:
 		q.take(item)
+		if isNew {
+			metrics.Incoming(unschedulableQueue, podAdded)
+		}
+	case isNew:
+		q.activate(item, podAdded)
 	case changed && item.pile != q.active:
-		q.activate(item)
+		q.activate(item, podChanged)
 	}
 }
 
@@ -126,7 +147,11 @@ func (q *Queue) Pop(ctx context.Context) (*Item, error) {
 		q.mu.Lock()
 		now := q.clock.Now()
 		for q.later.Len() > 0 && !now.Before(q.later.items[0].due) {
-			q.activate(q.later.items[0])
+			item, event := q.later.items[0], backoffOver
+			if item.parked != 0 {
+				event = parkedTooLong
+			}
+			q.activate(item, event)
 		}
 		if q.active.Len() > 0 {
 			item := heap.Pop(q.active).(*Item)
@@ -197,6 +222,9 @@ func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin) {
 			q.parked[kinds] = map[*Item]struct{}{}
 		}
 		q.parked[kinds][item] = struct{}{}
+		metrics.Incoming(unschedulableQueue, attemptFailed)
+	} else {
+		metrics.Incoming(backoffQueue, attemptFailed)
 	}
 	heap.Push(q.later, item)
 	q.notify()
@@ -220,9 +248,10 @@ func (q *Queue) Notify(event framework.Event) {
 				continue
 			}
 			if !now.Before(item.readyAt) {
-				q.activate(item)
+				q.activate(item, event.Kind.String())
 				continue
 			}
+			metrics.Incoming(backoffQueue, event.Kind.String())
 			q.unpark(item)
 			item.due = item.readyAt
 			heap.Fix(q.later, item.index)
@@ -238,6 +267,20 @@ func (q *Queue) Len() int {
 	return len(q.items)
 }
 
+// Counts is how many pods wait in each place, by the names of metrics.
+func (q *Queue) Counts() map[string]int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	parked := 0
+	for _, items := range q.parked {
+		parked += len(items)
+	}
+	return map[string]int{
+		activeQueue: q.active.Len(), backoffQueue: q.later.Len() - parked, unschedulableQueue: parked,
+		gatedQueue: len(q.items) - q.active.Len() - q.later.Len() - len(q.flying),
+	}
+}
+
 func helps(item *Item, event framework.Event) bool {
 	for _, plugin := range item.refusedBy {
 		if plugin.Events()&event.Kind != 0 && plugin.Helps(event, item.Pod) {
@@ -247,8 +290,12 @@ func helps(item *Item, event framework.Event) bool {
 	return false
 }
 
-func (q *Queue) activate(item *Item) {
+func (q *Queue) activate(item *Item, event string) {
 	q.take(item)
+	if item.Since.IsZero() {
+		item.Since = q.clock.Now()
+	}
+	metrics.Incoming(activeQueue, event)
 	heap.Push(q.active, item)
 	q.notify()
 }

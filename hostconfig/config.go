@@ -95,8 +95,23 @@ type NodeAgent struct {
 	// Shutdown is how long pods get when the host goes down, by priority; nil:
 	// DefaultShutdown.
 	Shutdown []ShutdownGrace `json:"shutdown,omitempty"`
+	// ServiceProxy is how packets to services are led.
+	ServiceProxy ServiceProxy `json:"serviceProxy,omitzero"`
 	// Ingress has the node serve Ingresses; nil: it does not.
 	Ingress *Ingress `json:"ingress,omitempty"`
+}
+
+// Modes of the service proxy.
+const (
+	ProxyAuto     = "auto" // nftables where the kernel has it
+	ProxyNftables = "nftables"
+	ProxyIptables = "iptables"
+)
+
+// ServiceProxy is how a node leads packets to services.
+type ServiceProxy struct {
+	Mode              string   `json:"mode,omitempty"`              // empty: ProxyAuto
+	NodePortAddresses []string `json:"nodePortAddresses,omitempty"` // networks of the node's addresses that node ports are reached at; empty: all but loopback
 }
 
 // Ingress is how the nodes that serve Ingresses do it.

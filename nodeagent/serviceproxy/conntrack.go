@@ -62,11 +62,12 @@ func (f *flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if flow.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
-	to, ok1 := netip.AddrFromSlice(flow.Forward.DstIP.To4())
-	endpoint, ok2 := netip.AddrFromSlice(flow.Reverse.SrcIP.To4())
+	to, ok1 := netip.AddrFromSlice(flow.Forward.DstIP)
+	endpoint, ok2 := netip.AddrFromSlice(flow.Reverse.SrcIP)
 	if !ok1 || !ok2 {
 		return false
 	}
+	to, endpoint = to.Unmap(), endpoint.Unmap()
 	endpoints, known := f.byAddress[netip.AddrPortFrom(to, flow.Forward.DstPort)]
 	if !known && f.own[to] {
 		endpoints, known = f.byPort[flow.Forward.DstPort]
@@ -75,25 +76,29 @@ func (f *flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 }
 
 // forgetFlows makes the kernel forget UDP flows to endpoints that have gone.
-func forgetFlows(ports []servicePort) error {
-	filter := newFlowFilter(ports, ownAddresses())
+func forgetFlows(ports []servicePort, family family) error {
+	filter := newFlowFilter(ports, ownAddresses(family))
 	if filter == nil {
 		return nil
 	}
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter); err != nil {
+	protocol := netlink.InetFamily(unix.AF_INET)
+	if family == ipv6 {
+		protocol = unix.AF_INET6
+	}
+	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, protocol, filter); err != nil {
 		return fmt.Errorf("forget UDP flows: %w", err)
 	}
 	return nil
 }
 
-func ownAddresses() []netip.Addr {
+func ownAddresses(family family) []netip.Addr {
 	networks, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil
 	}
 	var own []netip.Addr
 	for _, network := range networks {
-		if prefix, err := netip.ParsePrefix(network.String()); err == nil && prefix.Addr().Is4() {
+		if prefix, err := netip.ParsePrefix(network.String()); err == nil && family.has(prefix.Addr()) {
 			own = append(own, prefix.Addr())
 		}
 	}

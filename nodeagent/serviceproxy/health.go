@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -32,11 +33,11 @@ func newHealthServers(log *slog.Logger) *healthServers {
 
 // update starts and stops servers to fit the ports. A port that is taken is
 // logged; the next update tries it again.
-func (h *healthServers) update(ctx context.Context, ports []servicePort) {
+func (h *healthServers) update(ctx context.Context, all iter.Seq[servicePort]) {
 	wanted := map[uint16]string{}
 	count := map[uint16]int{}
-	for i := range ports {
-		if p := &ports[i]; p.healthPort != 0 {
+	for p := range all {
+		if p.healthPort != 0 {
 			wanted[p.healthPort] = p.service
 			// Each endpoint of a service is in each of its ports.
 			count[p.healthPort] = max(count[p.healthPort], p.readyHere)
@@ -70,7 +71,7 @@ func (h *healthServers) close() {
 
 func startHealthServer(ctx context.Context, port uint16, service string) (*healthServer, error) {
 	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp4", ":"+strconv.Itoa(int(port)))
+	listener, err := config.Listen(ctx, "tcp", ":"+strconv.Itoa(int(port)))
 	if err != nil {
 		return nil, fmt.Errorf("listen for health checks: %w", err)
 	}

@@ -2,11 +2,13 @@ package serviceproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,8 +24,9 @@ import (
 	"clusterctl/hostconfig"
 )
 
-func TestConnections(t *testing.T) {
-	w := newWorld(t)
+func TestConnections(t *testing.T) { modes(t, testConnections) }
+
+func testConnections(t *testing.T, w *world) {
 	w.serve(0)
 	w.serve(1)
 	both := slice(up("10.244.0.2", "here"), up("10.244.0.3", "here"))
@@ -135,8 +138,9 @@ func TestConnections(t *testing.T) {
 	})
 }
 
-func TestUDPClientsLeaveAnEndpointThatHasGone(t *testing.T) {
-	w := newWorld(t)
+func TestUDPClientsLeaveAnEndpointThatHasGone(t *testing.T) { modes(t, testUDPClientsLeave) }
+
+func testUDPClientsLeave(t *testing.T, w *world) {
 	w.serve(0)
 	w.serve(1)
 	s := service(udp)
@@ -146,17 +150,24 @@ func TestUDPClientsLeaveAnEndpointThatHasGone(t *testing.T) {
 		return e
 	}
 	var conn net.Conn
+	asked := 0
 	ask := func() string {
 		buffer := make([]byte, 100)
 		var err error
-		for range 10 { // a link that has just come up may lose the first ones
-			_ = conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
-			if _, err = conn.Write([]byte("who")); err != nil {
+		for range 20 { // a link that has just come up may lose the first ones
+			asked++
+			question := fmt.Sprintf("who %d", asked)
+			_ = conn.SetDeadline(time.Now().Add(500 * time.Millisecond))
+			if _, err = conn.Write([]byte(question)); err != nil {
 				continue
 			}
-			var n int
-			if n, err = conn.Read(buffer); err == nil {
-				return string(buffer[:n])
+			for err == nil {
+				var n int
+				n, err = conn.Read(buffer)
+				// Answers to earlier questions may come late.
+				if pod, late, _ := strings.Cut(string(buffer[:n]), " "); err == nil && late == question {
+					return pod
+				}
 			}
 		}
 		return err.Error()
@@ -172,30 +183,28 @@ func TestUDPClientsLeaveAnEndpointThatHasGone(t *testing.T) {
 	}
 	w.apply(s, over("10.244.0.3"))
 	w.must(within(w.node, func() error {
-		return forgetFlows(buildModel([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{over("10.244.0.3")}, here))
+		return forgetFlows(buildModel([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{over("10.244.0.3")}, here), ipv4)
 	}))
 	if got := ask(); got != "pod1" {
 		t.Errorf("after pod0 has gone the same client got %s, want pod1", got)
 	}
 }
 
-func TestRulesChangeOnlyWhenNeeded(t *testing.T) {
-	w := newWorld(t)
+func TestIptablesChangeOnlyWhenNeeded(t *testing.T) {
+	w := newWorld(t, hostconfig.ProxyIptables)
 	both := slice(up("10.244.0.2", "here"), up("10.244.0.3", "here"))
 	w.apply(service(nodePort), both)
-	nat, _ := render(buildModel([]*corev1.Service{service(nodePort)}, []*discoveryv1.EndpointSlice{both}, here), "10.244.0.0/16", w.kernel.iptables.HasRandomFully())
+	if w.apply(service(nodePort), both) {
+		t.Error("the same rules again changed something")
+	}
 	w.must(within(w.node, func() error {
-		if changed, err := w.kernel.apply("nat", nat); err != nil || changed {
-			t.Errorf("the same rules again: changed %v, %v", changed, err)
-		}
 		// A new process finds an old one's chains, and removes what is no
 		// longer wanted.
-		fresh, err := newKernel()
+		fresh, err := newIptables(testLayout)
 		if err != nil {
 			return err
 		}
-		empty, _ := render(nil, "10.244.0.0/16", true)
-		if _, err := fresh.apply("nat", empty); err != nil {
+		if _, err := fresh.apply(nil, nil); err != nil {
 			return err
 		}
 		chains, err := fresh.iptables.ListChains("nat")
@@ -209,18 +218,18 @@ func TestRulesChangeOnlyWhenNeeded(t *testing.T) {
 		if output, err := exec.Command("iptables", "-t", "nat", "-F", "PREROUTING").CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s", err, output)
 		}
-		if missing, err := fresh.hook(); err != nil || !missing {
-			t.Errorf("hook after a flush: missing %v, %v", missing, err)
+		if intact, err := fresh.intact(); err != nil || intact {
+			t.Errorf("after a flush: intact %v, %v", intact, err)
 		}
-		if missing, err := fresh.hook(); err != nil || missing {
-			t.Errorf("hook again: missing %v, %v", missing, err)
+		if intact, err := fresh.intact(); err != nil || !intact {
+			t.Errorf("mended: intact %v, %v", intact, err)
 		}
 		for range 2 {
-			if err := fresh.unhook(); err != nil {
+			if err := fresh.remove(); err != nil {
 				t.Errorf("remove: %v", err)
 			}
 		}
-		for _, table := range []string{"nat", "filter"} {
+		for _, table := range tables {
 			output, err := exec.Command("iptables", "-t", table, "-S").Output()
 			if err != nil {
 				return err
@@ -260,7 +269,7 @@ func TestHealthServers(t *testing.T) {
 		{"another service takes the port", []servicePort{{service: "home/api", healthPort: port, readyHere: 2}}, http.StatusOK},
 		{"no such service", nil, 0},
 	} {
-		h.update(context.Background(), test.ports)
+		h.update(context.Background(), slices.Values(test.ports))
 		if got := status(); got != test.want {
 			t.Errorf("%s: got %d, want %d", test.name, got, test.want)
 		}
@@ -268,8 +277,9 @@ func TestHealthServers(t *testing.T) {
 	}
 }
 
-func TestSyncFollowsTheInformers(t *testing.T) {
-	w := newWorld(t)
+func TestSyncFollowsTheInformers(t *testing.T) { modes(t, testSyncFollows) }
+
+func testSyncFollows(t *testing.T, w *world) {
 	w.serve(0)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -283,8 +293,8 @@ func TestSyncFollowsTheInformers(t *testing.T) {
 		Nodes:    factory.Core().V1().Nodes(),
 		Log:      slog.New(slog.DiscardHandler),
 	}
-	changed := make(chan struct{}, 1)
-	synced, stop, err := watch(config, changed)
+	dirt := newDirt()
+	synced, stop, err := watch(config, dirt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,34 +303,35 @@ func TestSyncFollowsTheInformers(t *testing.T) {
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		t.Fatal("informers did not sync")
 	}
-	p := &proxy{config: config, kernel: w.kernel, health: newHealthServers(config.Log)}
+	p := &proxy{config: config, health: newHealthServers(config.Log), dirt: dirt,
+		halves: []*half{{layout: testLayout, ports: map[string][]servicePort{}, chosen: w.backend}}}
 	sync := func(update bool) {
 		t.Helper()
 		w.must(within(w.node, func() error { return p.sync(ctx, update) }))
 	}
-	<-changed
+	<-dirt.wake
 	sync(true)
 	if _, _, err := w.ask(w.node, clusterAddr); err != nil {
 		t.Errorf("after the first sync: %v", err)
 	}
 	w.must(within(w.node, func() error {
-		return exec.Command("iptables", "-t", "nat", "-F").Run()
-	}))
-	w.must(within(w.node, func() error {
-		return exec.Command("iptables", "-t", "nat", "-X").Run()
+		if _, ok := w.backend.(*nftablesBackend); ok {
+			return newNftables(testLayout).remove()
+		}
+		return errors.Join(exec.Command("iptables", "-t", "nat", "-F").Run(), exec.Command("iptables", "-t", "nat", "-X").Run())
 	}))
 	sync(false)
 	if _, _, err := w.ask(w.node, clusterAddr); err != nil {
 		t.Errorf("after somebody emptied the table and an inspection: %v", err)
 	}
-	for len(changed) > 0 {
-		<-changed
+	for len(dirt.wake) > 0 {
+		<-dirt.wake
 	}
 	if err := client.CoreV1().Services("home").Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case <-changed:
+	case <-dirt.wake:
 	case <-time.After(time.Minute):
 		t.Fatal("the deletion of a service went unnoticed")
 	}

@@ -16,10 +16,30 @@ const (
 	labelHeadless   = corev1.IsHeadlessService
 )
 
-// self is what the model has to know of its own node.
+// family is one of the two protocols that addresses are of. Each has rules of
+// its own.
+type family bool
+
+const (
+	ipv4 family = false
+	ipv6 family = true
+)
+
+func (f family) has(ip netip.Addr) bool { return ip.IsValid() && ip.Is6() == bool(f) && !ip.Is4In6() }
+
+func (f family) addressType() discoveryv1.AddressType {
+	if f == ipv6 {
+		return discoveryv1.AddressTypeIPv6
+	}
+	return discoveryv1.AddressTypeIPv4
+}
+
+// self is what the model has to know of its own node, and which half of the
+// services it is of.
 type self struct {
-	node string // name
-	zone string // may be empty
+	node   string // name
+	zone   string // may be empty
+	family family
 }
 
 // servicePort is one port of one service: where packets come in, and where
@@ -43,60 +63,44 @@ type servicePort struct {
 	endpoints []netip.AddrPort // to choose from, sorted
 	local     []netip.AddrPort // to choose from if packets must stay, sorted
 
-	readyHere int // how many endpoints on this node are ready
+	own       []netip.Addr // of endpoints on this node, sorted
+	readyHere int          // how many endpoints on this node are ready
 }
 
-// buildModel derives the ports of all services from the cluster's objects,
-// sorted by name.
-func buildModel(services []*corev1.Service, slicesOfAll []*discoveryv1.EndpointSlice, here self) []servicePort {
-	byService := map[string][]*discoveryv1.EndpointSlice{}
-	for _, slice := range slicesOfAll {
-		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
-			continue
-		}
-		if name := slice.Labels[discoveryv1.LabelServiceName]; name != "" {
-			key := slice.Namespace + "/" + name
-			byService[key] = append(byService[key], slice)
-		}
+// portsOf derives the ports of a service from it and its endpoint slices.
+func portsOf(service *corev1.Service, all []*discoveryv1.EndpointSlice, here self) []servicePort {
+	clusterIP, ok := clusterIP(service, here.family)
+	if !ok {
+		return nil
 	}
-	var ports []servicePort
-	for _, service := range services {
-		clusterIP, ok := clusterIP(service)
-		if !ok {
-			continue
-		}
-		key := service.Namespace + "/" + service.Name
-		for i := range service.Spec.Ports {
-			p := newServicePort(service, &service.Spec.Ports[i], clusterIP)
-			p.choose(collect(byService[key], &service.Spec.Ports[i]), here)
-			ports = append(ports, p)
-		}
-	}
-	slices.SortFunc(ports, func(a, b servicePort) int {
-		if c := strings.Compare(a.name, b.name); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.protocol), string(b.protocol))
+	all = slices.DeleteFunc(slices.Clone(all), func(s *discoveryv1.EndpointSlice) bool {
+		return s.AddressType != here.family.addressType()
 	})
+	ports := make([]servicePort, 0, len(service.Spec.Ports))
+	for i := range service.Spec.Ports {
+		p := newServicePort(service, &service.Spec.Ports[i], clusterIP, here.family)
+		p.choose(collect(all, &service.Spec.Ports[i]), here)
+		ports = append(ports, p)
+	}
 	return ports
 }
 
-// clusterIP returns the service's IPv4 address, unless it is not ours to serve.
-func clusterIP(service *corev1.Service) (netip.Addr, bool) {
+// clusterIP returns the service's address, unless it is not ours to serve.
+func clusterIP(service *corev1.Service, family family) (netip.Addr, bool) {
 	_, other := service.Labels[labelOtherProxy]
 	_, headless := service.Labels[labelHeadless]
 	if other || headless || service.Spec.Type == corev1.ServiceTypeExternalName {
 		return netip.Addr{}, false
 	}
 	for _, text := range append([]string{service.Spec.ClusterIP}, service.Spec.ClusterIPs...) {
-		if ip, err := netip.ParseAddr(text); err == nil && ip.Is4() {
+		if ip, err := netip.ParseAddr(text); err == nil && family.has(ip) {
 			return ip, true
 		}
 	}
 	return netip.Addr{}, false // headless, or not given one yet
 }
 
-func newServicePort(service *corev1.Service, port *corev1.ServicePort, clusterIP netip.Addr) servicePort {
+func newServicePort(service *corev1.Service, port *corev1.ServicePort, clusterIP netip.Addr, family family) servicePort {
 	spec := &service.Spec
 	name := service.Namespace + "/" + service.Name
 	p := servicePort{
@@ -106,7 +110,7 @@ func newServicePort(service *corev1.Service, port *corev1.ServicePort, clusterIP
 		clusterIP:     clusterIP,
 		port:          uint16(port.Port),
 		nodePort:      uint16(port.NodePort),
-		externalIPs:   addresses(spec.ExternalIPs),
+		externalIPs:   addresses(spec.ExternalIPs, family),
 		internalLocal: spec.InternalTrafficPolicy != nil && *spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 		externalLocal: spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 	}
@@ -123,8 +127,8 @@ func newServicePort(service *corev1.Service, port *corev1.ServicePort, clusterIP
 				ips = append(ips, ingress.IP)
 			}
 		}
-		p.balancerIPs = addresses(ips)
-		p.sourceRanges = prefixes(spec.LoadBalancerSourceRanges)
+		p.balancerIPs = addresses(ips, family)
+		p.sourceRanges = prefixes(spec.LoadBalancerSourceRanges, family)
 		if p.externalLocal {
 			p.healthPort = uint16(spec.HealthCheckNodePort)
 		}
@@ -214,6 +218,11 @@ func (p *servicePort) choose(candidates []candidate, here self) {
 			localGoing = append(localGoing, c)
 		}
 	}
+	for _, c := range slices.Concat(local, localGoing) {
+		p.own = append(p.own, c.address.Addr())
+	}
+	slices.SortFunc(p.own, netip.Addr.Compare)
+	p.own = slices.Compact(p.own)
 	p.readyHere = len(local)
 	if len(local) == 0 {
 		local = localGoing
@@ -259,11 +268,12 @@ func addressesOf(candidates []candidate) []netip.AddrPort {
 	return list
 }
 
-// addresses parses IPv4 addresses, passing over what is none, and sorts them.
-func addresses(texts []string) []netip.Addr {
+// addresses parses a family's addresses, passing over what is none, and sorts
+// them.
+func addresses(texts []string, family family) []netip.Addr {
 	var list []netip.Addr
 	for _, text := range texts {
-		if ip, err := netip.ParseAddr(text); err == nil && ip.Is4() && !slices.Contains(list, ip) {
+		if ip, err := netip.ParseAddr(text); err == nil && family.has(ip) && !slices.Contains(list, ip) {
 			list = append(list, ip)
 		}
 	}
@@ -271,10 +281,10 @@ func addresses(texts []string) []netip.Addr {
 	return list
 }
 
-func prefixes(texts []string) []netip.Prefix {
+func prefixes(texts []string, family family) []netip.Prefix {
 	var list []netip.Prefix
 	for _, text := range texts {
-		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && prefix.Addr().Is4() {
+		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && family.has(prefix.Addr()) {
 			list = append(list, prefix.Masked())
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,38 @@ import (
 var updateGolden = flag.Bool("update", false, "write the golden files anew")
 
 var here = self{node: "here", zone: "west"}
+
+var testLayout = layout{
+	pods: netip.MustParsePrefix("10.244.0.0/16"), services: netip.MustParsePrefix("10.96.0.0/16"),
+}
+
+// buildModel returns the ports of all services, sorted by name. The slices are
+// every service's.
+func buildModel(services []*corev1.Service, all []*discoveryv1.EndpointSlice, here self) []servicePort {
+	var ports []servicePort
+	for _, s := range services {
+		var own []*discoveryv1.EndpointSlice
+		for _, slice := range all {
+			if slice.Labels[discoveryv1.LabelServiceName] != "" {
+				own = append(own, slice)
+			}
+		}
+		ports = append(ports, portsOf(s, own, here)...)
+	}
+	slices.SortFunc(ports, func(a, b servicePort) int { return strings.Compare(a.name, b.name) })
+	return ports
+}
+
+func slicesOf(all ...*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice { return all }
+
+// byName are ports by the service that they are of.
+func byName(ports []servicePort) map[string][]servicePort {
+	all := map[string][]servicePort{}
+	for _, p := range ports {
+		all[p.service] = append(all[p.service], p)
+	}
+	return all
+}
 
 func ptr[T any](v T) *T { return &v }
 
@@ -220,7 +253,7 @@ func TestRules(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			ports := buildModel([]*corev1.Service{service(test.edits...)}, []*discoveryv1.EndpointSlice{test.slice}, here)
-			nat, filter := render(ports, "10.244.0.0/16", true)
+			nat, filter := render(ports, testLayout, true)
 			got := string(difference("nat", nil, nat, true)) + string(difference("filter", nil, filter, true))
 			golden := filepath.Join("testdata", test.name+".golden")
 			if *updateGolden {

@@ -2,12 +2,14 @@ package serviceproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
@@ -28,11 +30,12 @@ type Config struct {
 }
 
 const (
-	// settle is how long to wait for more after a change: a rollout changes
-	// many things within a moment.
-	settle = 20 * time.Millisecond
-	// pause is the least time between two changes of the kernel's rules.
-	pause = 250 * time.Millisecond
+	// A change is followed at once; then there is a pause of restFactor times
+	// what it took, within limits: changes that come together are followed
+	// together, and the proxy leaves most of a processor to others.
+	restFactor = 4
+	pauseMin   = 2 * time.Millisecond
+	pauseMax   = time.Second
 	// inspect is how often to see whether others have removed our rules.
 	inspect = 30 * time.Second
 	// Failed attempts are repeated after retryMin, then twice as long each
@@ -46,12 +49,19 @@ const (
 // tried again; the error that Run returns is about the host itself and will
 // not go away: it lacks a program.
 func Run(ctx context.Context, config Config) error {
-	kernel, err := newKernel()
+	layouts, err := layoutsOf(config.Agent)
 	if err != nil {
 		return err
 	}
-	changed := make(chan struct{}, 1)
-	synced, stop, err := watch(config, changed)
+	proxy := &proxy{config: config, health: newHealthServers(config.Log), dirt: newDirt()}
+	for _, l := range layouts {
+		h, err := newHalf(config.Agent.ServiceProxy.Mode, l, config.Log)
+		if err != nil {
+			return err
+		}
+		proxy.halves = append(proxy.halves, h)
+	}
+	synced, stop, err := watch(config, proxy.dirt)
 	if err != nil {
 		return err
 	}
@@ -59,25 +69,49 @@ func Run(ctx context.Context, config Config) error {
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil
 	}
-	proxy := &proxy{config: config, kernel: kernel, health: newHealthServers(config.Log)}
 	defer proxy.health.close()
-	proxy.loop(ctx, changed)
+	proxy.loop(ctx)
 	return nil
 }
 
-// watch wakes a channel of one slot whenever something changes that may
-// matter.
-func watch(config Config, changed chan<- struct{}) (synced []cache.InformerSynced, stop func(), err error) {
-	wake := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
+func newHalf(mode string, l layout, log *slog.Logger) (*half, error) {
+	chosen, other, err := newBackend(mode, l, log)
+	if err != nil {
+		return nil, err
 	}
-	always := cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { wake() },
-		UpdateFunc: func(any, any) { wake() },
-		DeleteFunc: func(any) { wake() },
+	return &half{layout: l, ports: map[string][]servicePort{}, chosen: chosen, other: other}, nil
+}
+
+// layoutsOf returns a layout for each family that the cluster's pods have
+// addresses of.
+func layoutsOf(agent hostconfig.NodeAgent) ([]layout, error) {
+	var all []layout
+	for text := range strings.SplitSeq(agent.Cluster.PodCIDR, ",") {
+		pods, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("read the cluster's pod network: %w", err)
+		}
+		l := layout{family: family(pods.Addr().Is6()), pods: pods.Masked()}
+		if nets := prefixes(strings.Split(agent.Cluster.ServiceCIDR, ","), l.family); len(nets) > 0 {
+			l.services = nets[0]
+		}
+		l.nodeNets = prefixes(agent.ServiceProxy.NodePortAddresses, l.family)
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// watch marks what changes and may matter.
+func watch(config Config, dirt *dirt) (synced []cache.InformerSynced, stop func(), err error) {
+	services := func(object any) []string {
+		if s, ok := object.(*corev1.Service); ok {
+			return []string{s.Namespace + "/" + s.Name}
+		}
+		return nil
+	}
+	ofService := func(object any) []string {
+		names, _ := serviceOf(object)
+		return names
 	}
 	ownZone := cache.FilteringResourceEventHandler{
 		FilterFunc: func(object any) bool {
@@ -85,13 +119,16 @@ func watch(config Config, changed chan<- struct{}) (synced []cache.InformerSynce
 			return ok && node.Name == config.Agent.NodeName
 		},
 		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc: func(any) { wake() },
+			AddFunc: func(any) { dirt.add() },
 			UpdateFunc: func(old, new any) {
 				if zoneOf(old.(*corev1.Node)) != zoneOf(new.(*corev1.Node)) {
-					wake()
+					dirt.add()
 				}
 			},
 		},
+	}
+	if err := config.Slices.Informer().AddIndexers(cache.Indexers{byService: serviceOf}); err != nil {
+		return nil, nil, fmt.Errorf("index endpoint slices: %w", err)
 	}
 	var undo []func()
 	stop = func() {
@@ -103,8 +140,8 @@ func watch(config Config, changed chan<- struct{}) (synced []cache.InformerSynce
 		informer cache.SharedIndexInformer
 		handler  cache.ResourceEventHandler
 	}{
-		{config.Services.Informer(), always},
-		{config.Slices.Informer(), always},
+		{config.Services.Informer(), dirt.handler(services)},
+		{config.Slices.Informer(), dirt.handler(ofService)},
 		{config.Nodes.Informer(), ownZone},
 	} {
 		registration, err := source.informer.AddEventHandler(source.handler)
@@ -121,116 +158,132 @@ func watch(config Config, changed chan<- struct{}) (synced []cache.InformerSynce
 // proxy is the service proxy at work.
 type proxy struct {
 	config Config
-	kernel *kernel
+	halves []*half
 	health *healthServers
+	dirt   *dirt
 }
 
 // loop brings the rules up to date whenever something changed, and inspects
 // them now and then, until ctx ends.
-func (p *proxy) loop(ctx context.Context, changed <-chan struct{}) {
+func (p *proxy) loop(ctx context.Context) {
 	var retry time.Duration
-	wait, update := time.Duration(0), true
+	p.dirt.add() // all of it
+	wait := inspect
 	for {
 		timer := time.NewTimer(wait)
+		changed := false
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
-		case <-changed:
+		case <-p.dirt.wake:
 			timer.Stop()
-			update = true
-			if !sleep(ctx, settle) {
-				return
-			}
+			changed = true
 		case <-timer.C:
 		}
-		if err := p.sync(ctx, update); err != nil {
+		start := time.Now()
+		if err := p.sync(ctx, changed || retry > 0); err != nil {
 			retry = min(max(2*retry, retryMin), retryMax)
-			wait, update = retry, true
+			wait = retry
 			p.config.Log.Error("services are not reachable as they should be", "err", err, "retry", retry)
 		} else {
-			wait, update, retry = inspect, false, 0
+			wait, retry = inspect, 0
 			if p.config.Applied != nil {
 				p.config.Applied()
 				p.config.Applied = nil
 			}
 		}
-		if !sleep(ctx, pause) {
+		if !sleep(ctx, min(max(restFactor*time.Since(start), pauseMin), pauseMax)) {
 			return
 		}
 	}
 }
 
-// sync inspects the rules and, if something changed or is missing, brings
-// them up to date.
-func (p *proxy) sync(ctx context.Context, update bool) error {
-	if !update {
-		intact, err := p.kernel.intact()
-		if err != nil {
-			return err
+// sync inspects the rules unless something changed, and brings them up to date
+// if something did or is missing.
+func (p *proxy) sync(ctx context.Context, changed bool) error {
+	var errs []error
+	names, all := p.dirt.take()
+	for _, h := range p.halves {
+		update := changed || all || len(names) > 0
+		if !update {
+			intact, err := h.chosen.intact()
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			if !intact {
+				p.config.Log.Warn("somebody has removed the services' rules: writing them again")
+				h.chosen.forget()
+				update = true
+			}
 		}
-		if !intact {
-			p.config.Log.Warn("somebody has removed the services' rules: writing them again")
-			p.kernel.forget()
-			update = true
+		if update {
+			errs = append(errs, p.update(ctx, h, names, all))
 		}
 	}
-	if update {
-		if err := p.update(ctx); err != nil {
-			return err
-		}
-	}
-	// Last: chains have to exist before something can jump to them.
-	missing, err := p.kernel.hook()
-	if err == nil && missing && !update {
-		p.config.Log.Warn("somebody has removed the jumps to the services' rules: added again")
-	}
-	return err
+	return errors.Join(errs...)
 }
 
-// update computes the rules anew and gives the kernel what changed.
-func (p *proxy) update(ctx context.Context) error {
+// update computes the ports of services that changed, and has the kernel
+// follow.
+func (p *proxy) update(ctx context.Context, h *half, names map[string]struct{}, all bool) error {
 	start := time.Now()
-	ports, err := p.model()
-	if err != nil {
-		return err
-	}
-	nat, filter := render(ports, p.config.Agent.Cluster.PodCIDR, p.kernel.iptables.HasRandomFully())
-	// First nat: a service that has endpoints again is led to them before it
-	// is no longer rejected, and what is led is not rejected.
-	natChanged, err := p.kernel.apply("nat", nat)
-	if err != nil {
-		return err
-	}
-	filterChanged, err := p.kernel.apply("filter", filter)
-	if err != nil {
-		return err
-	}
-	p.health.update(ctx, ports)
-	if !natChanged && !filterChanged {
-		return nil
-	}
-	if err := forgetFlows(ports); err != nil {
-		p.config.Log.Warn("UDP clients may still be sent to endpoints that have gone", "err", err)
-	}
-	p.config.Log.Debug("services brought up to date", "ports", len(ports), "chains", len(nat), "took", time.Since(start))
-	return nil
-}
-
-func (p *proxy) model() ([]servicePort, error) {
-	services, err := p.config.Services.Lister().List(labels.Everything())
-	if err != nil {
-		return nil, fmt.Errorf("list services: %w", err)
-	}
-	slices, err := p.config.Slices.Lister().List(labels.Everything())
-	if err != nil {
-		return nil, fmt.Errorf("list endpoint slices: %w", err)
-	}
-	here := self{node: p.config.Agent.NodeName}
+	here := self{node: p.config.Agent.NodeName, family: h.layout.family}
 	if node, err := p.config.Nodes.Lister().Get(here.node); err == nil {
 		here.zone = zoneOf(node)
 	}
-	return buildModel(services, slices, here), nil
+	changes, err := h.compute(p.config, here, names, all)
+	if err != nil {
+		p.dirt.add() // some of it is not computed yet
+		return err
+	}
+	changed, err := h.chosen.apply(h.ports, changes)
+	if err != nil {
+		return err
+	}
+	if h.other != nil {
+		// Only now: what one back end leads, the other need not any more.
+		if err := h.other.remove(); err != nil {
+			p.config.Log.Warn("rules of the service proxy's other mode are still there", "err", err)
+		}
+		h.other = nil
+	}
+	p.updateHealth(ctx, changes)
+	if ports := changedUDP(changes); len(ports) > 0 {
+		if err := forgetFlows(ports, h.layout.family); err != nil {
+			p.config.Log.Warn("UDP clients may still be sent to endpoints that have gone", "err", err)
+		}
+	}
+	if changed {
+		p.config.Log.Debug("services brought up to date", "changed", len(changes), "services", len(h.ports), "took", time.Since(start))
+	}
+	return nil
+}
+
+// updateHealth tells load balancers of changes, and of ports that could not be
+// listened on the last time.
+func (p *proxy) updateHealth(ctx context.Context, changes map[string]change) {
+	asked := len(p.health.servers) > 0
+	for _, c := range changes {
+		for _, port := range c.new {
+			asked = asked || port.healthPort != 0
+		}
+	}
+	if !asked {
+		return
+	}
+	p.health.update(ctx, func(yield func(servicePort) bool) {
+		for _, h := range p.halves {
+			for _, ports := range h.ports {
+				for _, port := range ports {
+					if port.healthPort != 0 && !yield(port) {
+						return
+					}
+				}
+			}
+		}
+	})
 }
 
 func zoneOf(node *corev1.Node) string { return node.Labels[corev1.LabelTopologyZone] }
@@ -250,10 +303,18 @@ func sleep(ctx context.Context, duration time.Duration) bool {
 // Remove takes every rule of the service proxy off the host. It finds nothing
 // to do when there is nothing, and goes on past what fails.
 func Remove(log *slog.Logger) error {
-	kernel, err := newKernel()
-	if err != nil {
-		log.Debug("no iptables, no rules", "err", err)
-		return nil
+	var errs []error
+	for _, f := range []family{ipv4, ipv6} {
+		l := layout{family: f}
+		if err := newNftables(l).remove(); err != nil {
+			log.Debug("no nftables, no rules", "err", err)
+		}
+		ipt, err := newIptables(l)
+		if err != nil {
+			log.Debug("no iptables, no rules", "err", err)
+			continue
+		}
+		errs = append(errs, ipt.remove())
 	}
-	return kernel.unhook()
+	return errors.Join(errs...)
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"clusterctl/hostconfig"
 )
 
 // world is a node in a network namespace of its own, with two pods on its
@@ -25,7 +27,15 @@ type world struct {
 	t            *testing.T
 	node, client netns.NsHandle
 	pods         [2]netns.NsHandle
-	kernel       *kernel
+	backend      backend
+	ports        map[string][]servicePort // as last applied
+}
+
+// modes has a test run with each back end.
+func modes(t *testing.T, test func(t *testing.T, w *world)) {
+	for _, mode := range []string{hostconfig.ProxyNftables, hostconfig.ProxyIptables} {
+		t.Run(mode, func(t *testing.T) { test(t, newWorld(t, mode)) })
+	}
 }
 
 const (
@@ -66,7 +76,7 @@ func newNamespace(t *testing.T) netns.NsHandle {
 	return ns
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, mode string) *world {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
@@ -92,13 +102,7 @@ func newWorld(t *testing.T) *world {
 				t.Skipf("cannot set sysctl: %v", err)
 			}
 		}
-		var err error
-		if w.kernel, err = newKernel(); err != nil {
-			return err
-		}
-		if _, err := w.kernel.iptables.List("nat", "PREROUTING"); err != nil {
-			t.Skipf("no NAT here: %v", err)
-		}
+		w.backend = w.newBackend(mode)
 		// Services' addresses have to be routed somewhere to be rewritten.
 		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("192.0.2.2")})
 	}))
@@ -159,7 +163,7 @@ func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway, bridge
 }
 
 // serve answers TCP clients, and UDP ones, of a pod's port 8080 with the
-// pod's number and the address the client has for it.
+// pod's number and the address the client has for it, or what it asked.
 func (w *world) serve(pod int) {
 	w.t.Helper()
 	w.must(within(w.pods[pod], func() error {
@@ -186,11 +190,11 @@ func (w *world) serve(pod int) {
 		go func() {
 			buffer := make([]byte, 100)
 			for {
-				_, from, err := packets.ReadFrom(buffer)
+				n, from, err := packets.ReadFrom(buffer)
 				if err != nil {
 					return
 				}
-				_, _ = packets.WriteTo(fmt.Appendf(nil, "pod%d", pod), from)
+				_, _ = packets.WriteTo(fmt.Appendf(nil, "pod%d %s", pod, buffer[:n]), from)
 			}
 		}()
 		return nil
@@ -201,7 +205,7 @@ func (w *world) serve(pod int) {
 // and our address.
 func (w *world) ask(ns netns.NsHandle, to string) (pod, source string, err error) {
 	err = within(ns, func() error {
-		conn, err := net.DialTimeout("tcp4", to, 2*time.Second)
+		conn, err := net.DialTimeout("tcp", to, 2*time.Second)
 		if err != nil {
 			return err
 		}
@@ -215,20 +219,47 @@ func (w *world) ask(ns netns.NsHandle, to string) (pod, source string, err error
 	return pod, source, err
 }
 
-// apply gives the node the rules for a service with endpoints.
-func (w *world) apply(s *corev1.Service, endpoints *discoveryv1.EndpointSlice) {
-	w.t.Helper()
-	ports := buildModel([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{endpoints}, here)
-	nat, filter := render(ports, "10.244.0.0/16", w.kernel.iptables.HasRandomFully())
-	w.must(within(w.node, func() error {
-		for table, rules := range map[string]ruleset{"nat": nat, "filter": filter} {
-			if _, err := w.kernel.apply(table, rules); err != nil {
-				return err
-			}
+// newBackend returns a back end that knows nothing yet.
+func (w *world) newBackend(mode string) backend {
+	if mode == hostconfig.ProxyNftables {
+		b := newNftables(testLayout)
+		if err := b.probe(); err != nil {
+			w.t.Skipf("no nftables here: %v", err)
 		}
-		_, err := w.kernel.hook()
+		return b
+	}
+	b, err := newIptables(testLayout)
+	if err != nil {
+		w.t.Skip(err)
+	}
+	if _, err := b.iptables.List("nat", "PREROUTING"); err != nil {
+		w.t.Skipf("no NAT here: %v", err)
+	}
+	return b
+}
+
+// apply gives the node the rules for a service with endpoints, and reports
+// whether there was anything to change.
+func (w *world) apply(s *corev1.Service, endpoints *discoveryv1.EndpointSlice) bool {
+	w.t.Helper()
+	return w.applyAll(byName(buildModel([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{endpoints}, here)))
+}
+
+func (w *world) applyAll(all map[string][]servicePort) (changed bool) {
+	w.t.Helper()
+	changes := map[string]change{}
+	for name, old := range w.ports {
+		changes[name] = change{old: old}
+	}
+	for name, ports := range all {
+		changes[name] = change{old: w.ports[name], new: ports}
+	}
+	w.ports = all
+	w.must(within(w.node, func() (err error) {
+		changed, err = w.backend.apply(all, changes)
 		return err
 	}))
+	return changed
 }
 
 func refused(err error) bool { return err != nil && strings.Contains(err.Error(), "refused") }

@@ -49,6 +49,7 @@ func (r ruleset) declare(chains ...string) {
 
 // renderer turns ports into rules.
 type renderer struct {
+	layout      layout
 	clusterCIDR string // of all pods
 	randomFully bool   // iptables knows --random-fully
 	nat, filter ruleset
@@ -56,8 +57,8 @@ type renderer struct {
 }
 
 // render returns the rules of both tables for the ports.
-func render(ports []servicePort, clusterCIDR string, randomFully bool) (nat, filter ruleset) {
-	r := renderer{clusterCIDR: clusterCIDR, randomFully: randomFully, nat: ruleset{}, filter: ruleset{}, fanned: map[string]bool{}}
+func render(ports []servicePort, l layout, randomFully bool) (nat, filter ruleset) {
+	r := renderer{layout: l, clusterCIDR: l.pods.String(), randomFully: randomFully, nat: ruleset{}, filter: ruleset{}, fanned: map[string]bool{}}
 	r.nat.declare(chainServices, chainNodePorts)
 	r.filter.declare(chainReject)
 	r.masquerading()
@@ -66,7 +67,12 @@ func render(ports []servicePort, clusterCIDR string, randomFully bool) (nat, fil
 	}
 	// After all addresses: packets to this node itself. Its loopback
 	// addresses lead nowhere else.
-	r.nat.add(chainServices, "-m addrtype --dst-type LOCAL ! -d 127.0.0.0/8 -j %s", chainNodePorts)
+	if len(l.nodeNets) == 0 {
+		r.nat.add(chainServices, "-m addrtype --dst-type LOCAL ! -d %s -j %s", l.loopback(), chainNodePorts)
+	}
+	for _, network := range l.nodeNets {
+		r.nat.add(chainServices, "-m addrtype --dst-type LOCAL -d %s -j %s", network, chainNodePorts)
+	}
 	return r.nat, r.filter
 }
 
@@ -227,7 +233,7 @@ func (r *renderer) target(p *servicePort, chain string, endpoint netip.AddrPort)
 		return
 	}
 	// An endpoint that reaches itself would answer itself directly.
-	r.nat.add(chain, "-s %s/32 -j %s", endpoint.Addr(), chainMark)
+	r.nat.add(chain, "-s %s -j %s", host(endpoint.Addr()), chainMark)
 	remember := ""
 	if p.affinity > 0 {
 		remember = " -m recent --name " + chain + " --set"
@@ -237,8 +243,11 @@ func (r *renderer) target(p *servicePort, chain string, endpoint netip.AddrPort)
 
 // to matches packets to a port of a service at one of its addresses.
 func to(p *servicePort, ip netip.Addr) string {
-	return fmt.Sprintf("-d %s/32 %s --dport %d -m comment --comment \"%s\"", ip, protocolMatch(p), p.port, p.name)
+	return fmt.Sprintf("-d %s %s --dport %d -m comment --comment \"%s\"", host(ip), protocolMatch(p), p.port, p.name)
 }
+
+// host is an address as a network of its own.
+func host(ip netip.Addr) netip.Prefix { return netip.PrefixFrom(ip, ip.BitLen()) }
 
 func protocolMatch(p *servicePort) string {
 	protocol := strings.ToLower(string(p.protocol))

@@ -23,6 +23,8 @@ type jump struct {
 	rule        []string
 }
 
+var tables = []string{"nat", "filter"}
+
 var jumps = []jump{
 	{"nat", "PREROUTING", []string{"-j", chainServices}},
 	{"nat", "OUTPUT", []string{"-j", chainServices}},
@@ -32,23 +34,58 @@ var jumps = []jump{
 	{"filter", "OUTPUT", []string{"-m", "conntrack", "--ctstate", "NEW", "-j", chainReject}},
 }
 
-// kernel holds what we know the kernel's tables to hold of ours.
-type kernel struct {
+// iptablesBackend is the back end that runs the programs iptables and
+// iptables-restore. It writes the chains that changed.
+type iptablesBackend struct {
 	iptables *iptables.IPTables
+	restore  string // the program
+	layout   layout
 	applied  map[string]ruleset // by table; a table that is not in it is to be written whole
 }
 
-func newKernel() (*kernel, error) {
-	tables, err := iptables.New(iptables.Timeout(lockSeconds))
-	if err != nil {
-		return nil, fmt.Errorf("the service proxy needs the program iptables: %w", err)
+func newIptables(l layout) (*iptablesBackend, error) {
+	protocol, restore := iptables.ProtocolIPv4, "iptables-restore"
+	if l.family == ipv6 {
+		protocol, restore = iptables.ProtocolIPv6, "ip6tables-restore"
 	}
-	return &kernel{iptables: tables, applied: map[string]ruleset{}}, nil
+	tables, err := iptables.New(iptables.Timeout(lockSeconds), iptables.IPFamily(protocol))
+	if err != nil {
+		return nil, fmt.Errorf("find the program iptables: %w", err)
+	}
+	return &iptablesBackend{iptables: tables, restore: restore, layout: l, applied: map[string]ruleset{}}, nil
 }
 
-// apply gives the kernel a table's rules: only the chains that changed, in
+// apply implements backend.
+func (k *iptablesBackend) apply(all map[string][]servicePort, changes map[string]change) (changed bool, err error) {
+	if len(k.applied) == len(tables) && len(changes) == 0 {
+		missing, err := k.hook()
+		return missing, err
+	}
+	var ports []servicePort
+	for _, service := range slices.Sorted(maps.Keys(all)) {
+		ports = append(ports, all[service]...)
+	}
+	nat, filter := render(ports, k.layout, k.iptables.HasRandomFully())
+	// First nat: a service that has endpoints again is led to them before it
+	// is no longer rejected, and what is led is not rejected.
+	for _, table := range []struct {
+		name  string
+		rules ruleset
+	}{{"nat", nat}, {"filter", filter}} {
+		done, err := k.write(table.name, table.rules)
+		if err != nil {
+			return changed, err
+		}
+		changed = changed || done
+	}
+	// Last: chains have to exist before something can jump to them.
+	_, err = k.hook()
+	return changed, err
+}
+
+// write gives the kernel a table's rules: only the chains that changed, in
 // one step. It reports whether there was anything to change.
-func (k *kernel) apply(table string, want ruleset) (changed bool, err error) {
+func (k *iptablesBackend) write(table string, want ruleset) (changed bool, err error) {
 	old, known := k.applied[table]
 	if !known {
 		if old, err = k.existing(table); err != nil {
@@ -60,10 +97,10 @@ func (k *kernel) apply(table string, want ruleset) (changed bool, err error) {
 		return false, nil
 	}
 	delete(k.applied, table) // until it is certain
-	command := exec.Command("iptables-restore", "--noflush", fmt.Sprintf("--wait=%d", lockSeconds))
+	command := exec.Command(k.restore, "--noflush", fmt.Sprintf("--wait=%d", lockSeconds))
 	command.Stdin = bytes.NewReader(input)
 	if output, err := command.CombinedOutput(); err != nil {
-		return false, fmt.Errorf("iptables-restore: %w: %s", err, firstLines(string(output), 3))
+		return false, fmt.Errorf("%s: %w: %s", k.restore, err, firstLines(string(output), 3))
 	}
 	k.applied[table] = want
 	return true, nil
@@ -71,7 +108,7 @@ func (k *kernel) apply(table string, want ruleset) (changed bool, err error) {
 
 // existing returns the chains of ours in a table, with nothing in them, so
 // that those of an earlier run are emptied or removed.
-func (k *kernel) existing(table string) (ruleset, error) {
+func (k *iptablesBackend) existing(table string) (ruleset, error) {
 	chains, err := k.iptables.ListChains(table)
 	if err != nil {
 		return nil, fmt.Errorf("list chains of table %s: %w", table, err)
@@ -137,7 +174,7 @@ func difference(table string, old, want ruleset, whole bool) []byte {
 
 // hook makes sure that our chains are passed. It reports whether one had been
 // forgotten, which means that somebody has emptied the tables.
-func (k *kernel) hook() (missing bool, err error) {
+func (k *iptablesBackend) hook() (missing bool, err error) {
 	for _, j := range jumps {
 		exists, err := k.iptables.Exists(j.table, j.from, j.rule...)
 		if err != nil {
@@ -154,8 +191,9 @@ func (k *kernel) hook() (missing bool, err error) {
 	return missing, nil
 }
 
-// intact tells whether the chains that lead to all others are still there.
-func (k *kernel) intact() (bool, error) {
+// intact implements backend: the chains that lead to all others have to be
+// there, and the jumps to them.
+func (k *iptablesBackend) intact() (bool, error) {
 	for table, chain := range map[string]string{"nat": chainServices, "filter": chainReject} {
 		exists, err := k.iptables.ChainExists(table, chain)
 		if err != nil {
@@ -165,14 +203,15 @@ func (k *kernel) intact() (bool, error) {
 			return false, nil
 		}
 	}
-	return true, nil
+	missing, err := k.hook()
+	return !missing, err
 }
 
-// forget makes the next apply write everything.
-func (k *kernel) forget() { clear(k.applied) }
+// forget implements backend.
+func (k *iptablesBackend) forget() { clear(k.applied) }
 
-// unhook removes jumps and chains.
-func (k *kernel) unhook() error {
+// remove implements backend.
+func (k *iptablesBackend) remove() error {
 	var errs []error
 	for _, j := range jumps {
 		chain := j.rule[len(j.rule)-1]
@@ -184,13 +223,13 @@ func (k *kernel) unhook() error {
 			errs = append(errs, fmt.Errorf("remove jump from %s: %w", j.from, err))
 		}
 	}
-	for _, table := range []string{"nat", "filter"} {
+	for _, table := range tables {
 		k.forget()
 		want := ruleset{}
 		if exists, err := k.iptables.ChainExists("filter", network.ChainForward); table == "filter" && err == nil && exists {
 			want.declare(chainReject) // still passed by the pod network's rules
 		}
-		if _, err := k.apply(table, want); err != nil {
+		if _, err := k.write(table, want); err != nil {
 			errs = append(errs, err)
 		}
 	}

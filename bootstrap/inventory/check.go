@@ -64,6 +64,7 @@ func (c *checker) checkCluster(inv *Inventory) {
 	c.checkEndpoint(cluster.Endpoint)
 	c.checkNodePorts(cluster.NodePortRange)
 	c.checkNetworks(inv)
+	c.checkServiceProxy(cluster.ServiceProxy)
 	c.checkAccess(inv)
 	c.checkIngress(inv)
 }
@@ -104,6 +105,18 @@ func (c *checker) checkNodePorts(text string) {
 	} {
 		if first <= port && port <= last {
 			c.faultAt(path, hint, "nodePortRange %s takes port %d, which the hosts need themselves", text, port)
+		}
+	}
+}
+
+func (c *checker) checkServiceProxy(proxy ServiceProxy) {
+	modes := []string{hostconfig.ProxyAuto, hostconfig.ProxyNftables, hostconfig.ProxyIptables}
+	if !contains(modes, proxy.Mode) {
+		c.faultAt("cluster.serviceProxy.mode", suggestion(proxy.Mode, modes), "unknown mode %q of the service proxy", proxy.Mode)
+	}
+	for i, text := range proxy.NodePortAddresses {
+		if prefix, err := netip.ParsePrefix(text); err != nil || prefix != prefix.Masked() {
+			c.faultAt(fmt.Sprintf("cluster.serviceProxy.nodePortAddresses[%d]", i), "write one like 192.0.2.0/24", "%q is no network", text)
 		}
 	}
 }

@@ -47,8 +47,18 @@ type Cluster struct {
 	PodSecurity string `json:"podSecurity,omitempty" jsonschema:"enum=baseline,enum=restricted"`
 	// Nodes pull the image of every container each time, so that nobody runs an image by its name alone because a node has it. Default: false.
 	AlwaysPullImages bool `json:"alwaysPullImages,omitempty"`
+	// How nodes lead packets to services.
+	ServiceProxy ServiceProxy `json:"serviceProxy,omitempty"`
 	// Which nodes serve Ingresses, on their ports 80 and 443. Default: none.
 	Ingress Ingress `json:"ingress,omitempty"`
+}
+
+// ServiceProxy is how nodes lead packets to services.
+type ServiceProxy struct {
+	// What does it: nftables or iptables; auto is nftables on nodes whose kernel has it. Nodes that run change over when they are told. Default: auto.
+	Mode string `json:"mode,omitempty" jsonschema:"default=auto,enum=auto,enum=nftables,enum=iptables"`
+	// Networks of those addresses of nodes at which NodePort services are reached. Default: all addresses but loopback's.
+	NodePortAddresses []string `json:"nodePortAddresses,omitempty"`
 }
 
 // Ingress says which nodes serve Ingresses, and how. It is on where hosts or

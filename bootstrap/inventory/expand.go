@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"clusterctl/hostconfig"
 )
 
 // maxRange bounds what one entry can stand for, so that a slip of the finger
@@ -58,6 +60,7 @@ func (c *checker) expand(file string) *Inventory {
 	cluster.Domain = cmp.Or(cluster.Domain, "cluster.local")
 	cluster.NodePortRange = cmp.Or(cluster.NodePortRange, "30000-32767")
 	cluster.Etcd.Topology = cmp.Or(cluster.Etcd.Topology, Stacked)
+	cluster.ServiceProxy.Mode = cmp.Or(cluster.ServiceProxy.Mode, hostconfig.ProxyAuto)
 	cluster.Ingress.MaxBody = cmp.Or(cluster.Ingress.MaxBody, "100Mi")
 	cluster.Authentication.OIDC = slices.Clone(cluster.Authentication.OIDC)
 	for i := range cluster.Authentication.OIDC {

@@ -114,6 +114,12 @@ func (b *builder) node(h inventory.Host) error {
 		Labels: ownLabels(h.Labels), Taints: b.taints(h), CgroupDriver: "cgroupfs", MaxPods: b.maxPods(),
 		ListenAPILB: fmt.Sprintf("127.0.0.1:%d", hostconfig.PortAPILB),
 	}
+	// What is the default is not written: it would restart agents for nothing.
+	proxy := b.inv.Cluster.ServiceProxy
+	if proxy.Mode != hostconfig.ProxyAuto {
+		config.ServiceProxy.Mode = proxy.Mode
+	}
+	config.ServiceProxy.NodePortAddresses = proxy.NodePortAddresses
 	if names := b.ingressNodes(); slices.Contains(names, h.Name) {
 		ingress := b.inv.Cluster.Ingress
 		config.Ingress = &hostconfig.Ingress{Nodes: names, MaxBodyBytes: ingress.MaxBodyBytes(), AccessLog: ingress.AccessLog}

@@ -93,6 +93,15 @@ func (r *results) runs() []past {
 	return list
 }
 
+// abridged is a command that a table has room for: a focus may name many tests.
+func abridged(command string) string {
+	const begin, end = 280, 20
+	if r := []rune(command); len(r) > begin+end {
+		return string(r[:begin]) + "…" + string(r[len(r)-end:])
+	}
+	return command
+}
+
 func (r *results) markdown(exceptions []exception) string {
 	var b strings.Builder
 	rows, all := tallies(r.Tests)
@@ -107,7 +116,7 @@ func (r *results) markdown(exceptions []exception) string {
 	}
 	b.WriteString("\nEach test counts as it last ran:\n\n| date | commit | command | tests |\n| --- | --- | --- | ---: |\n")
 	for _, run := range r.runs() {
-		fmt.Fprintf(&b, "| %s | %s | `%s` | %d |\n", run.day, run.commit, strings.ReplaceAll(run.command, "|", `\|`), run.tests)
+		fmt.Fprintf(&b, "| %s | %s | `%s` | %d |\n", run.day, run.commit, strings.ReplaceAll(abridged(run.command), "|", `\|`), run.tests)
 	}
 	if all.failed == 0 {
 		b.WriteString("\n")

@@ -239,3 +239,14 @@ func TestImageArchive(t *testing.T) {
 		}
 	}
 }
+
+func TestAbridged(t *testing.T) {
+	short := "make conformance FOCUS='" + strings.Repeat("a", 250) + "' PROCS=6"
+	if got := abridged(short); got != short {
+		t.Errorf("a command of %d characters became %s", len(short), got)
+	}
+	long := "make conformance FOCUS='" + strings.Repeat("é", 9000) + "' PROCS=6"
+	if got := abridged(long); len([]rune(got)) > 310 || !strings.HasPrefix(got, "make conformance FOCUS='é") || !strings.HasSuffix(got, "é' PROCS=6") {
+		t.Errorf("a long command became %s", got)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ type Tree struct {
 	root    string // where cgroups are mounted
 	unified bool   // cgroup v2
 	systemd bool
-	units   slices   // with the systemd driver
+	units   slicer   // with the systemd driver
 	huge    []string // sizes of pages that can be limited, as cgroups spell them
 }
 
@@ -40,8 +41,8 @@ type Options struct {
 	Together Limits // what all pods may have
 }
 
-// slices starts and stops systemd slices.
-type slices interface {
+// slicer starts and stops systemd slices.
+type slicer interface {
 	start(slice string, limits Limits) error
 	stop(slice string) error
 }
@@ -137,14 +138,18 @@ func (t *Tree) Remove(uid types.UID) error {
 	var faults []error
 	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
 		path := podPath(class, uid)
+		group := filepath.Join(path...)
 		if t.systemd {
-			if _, err := os.Stat(t.dirs(slicePath(path))[0]); err == nil {
+			group = slicePath(path)
+			if _, err := os.Stat(t.dirs(group)[0]); err == nil {
 				faults = append(faults, t.units.stop(sliceName(path)))
 			}
-			continue
+			if t.unified {
+				continue
+			}
 		}
-		for _, dir := range t.dirs("/" + strings.Join(path, "/")) {
-			faults = append(faults, removeTree(dir))
+		for _, root := range t.hierarchies() {
+			faults = append(faults, removeTree(filepath.Join(root, group)))
 		}
 	}
 	if err := errors.Join(faults...); err != nil {
@@ -159,15 +164,35 @@ func (t *Tree) Pods() []types.UID {
 		return nil // systemd drops an empty transient slice by itself
 	}
 	var uids []types.UID
-	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
-		entries, _ := os.ReadDir(t.dirs("/" + strings.Join(classPath(class), "/"))[0])
-		for _, e := range entries {
-			if uid, ok := strings.CutPrefix(e.Name(), "pod"); ok && e.IsDir() {
-				uids = append(uids, types.UID(uid))
+	for _, root := range t.hierarchies() {
+		for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
+			entries, _ := os.ReadDir(filepath.Join(root, filepath.Join(classPath(class)...))) // none
+			for _, e := range entries {
+				if uid, ok := strings.CutPrefix(e.Name(), "pod"); ok && e.IsDir() {
+					uids = append(uids, types.UID(uid))
+				}
 			}
 		}
 	}
-	return uids
+	slices.Sort(uids)
+	return slices.Compact(uids)
+}
+
+// hierarchies are the directories that a pod may have a group below: of cgroup
+// v1 every one, since the runtime makes groups in all of them and takes away
+// its containers' only.
+func (t *Tree) hierarchies() []string {
+	if t.unified {
+		return []string{t.root}
+	}
+	var roots []string
+	entries, _ := os.ReadDir(t.root) // what cannot be listed has no groups to find
+	for _, e := range entries {
+		if e.IsDir() { // links lead to others of them
+			roots = append(roots, filepath.Join(t.root, e.Name()))
+		}
+	}
+	return roots
 }
 
 // make creates the group at path (["kubepods", "burstable", "pod…"]).

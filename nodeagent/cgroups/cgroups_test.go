@@ -93,6 +93,35 @@ func TestTreeCreatesLimitsAndRemoves(t *testing.T) {
 	}
 }
 
+// The runtime makes groups in every hierarchy of cgroup v1, and removes its
+// containers' own.
+func TestGroupsOfTheRuntimeAreRemoved(t *testing.T) {
+	for _, tree := range []*Tree{{}, {systemd: true, units: noUnits{}}} {
+		tree.root = t.TempDir()
+		p := pod(nil, nil)
+		group := tree.Parent(p)
+		for _, dir := range []string{"blkio", "unified", "systemd"} {
+			if err := os.MkdirAll(filepath.Join(tree.root, dir, group, "lost"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := tree.Pods(); !tree.systemd && (len(got) != 1 || got[0] != p.UID) {
+			t.Errorf("pods: got %v", got)
+		}
+		if err := tree.Remove(p.UID); err != nil {
+			t.Fatal(err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(tree.root, "*", group)); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+}
+
+type noUnits struct{}
+
+func (noUnits) start(string, Limits) error { return nil }
+func (noUnits) stop(string) error          { return nil }
+
 // What the runtime lost has to go with the group, or the group stays for ever.
 func TestKill(t *testing.T) {
 	lost := exec.Command("sleep", "600")

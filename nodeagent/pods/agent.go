@@ -328,6 +328,11 @@ func (a *Agent) adoptOrphans(ctx context.Context) error {
 			known[uid] = types.NamespacedName{}
 		}
 	}
+	for uid, name := range podsWithLogs(a.LogDir) {
+		if known[uid].Name == "" {
+			known[uid] = name
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for uid, name := range known {

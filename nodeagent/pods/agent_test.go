@@ -246,17 +246,24 @@ func TestAgentTakesAwayWhatIsLeftOfGonePods(t *testing.T) {
 	if _, err := b.cri.RunPodSandbox(t.Context(), config, ""); err != nil {
 		t.Fatal(err)
 	}
+	logs := filepath.Join(b.dir, "logs")
+	for _, name := range []string{"n_p_u", "n_other_w", "not-of-a-pod"} {
+		if err := os.MkdirAll(filepath.Join(logs, name, "c"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	b.start()
 	deadline := time.Now().Add(time.Minute)
 	for {
 		b.cri.Lock()
 		left := len(b.cri.Sandboxes)
 		b.cri.Unlock()
-		if left == 0 {
+		entries, err := os.ReadDir(logs)
+		if left == 0 && err == nil && len(entries) == 1 && entries[0].Name() == "not-of-a-pod" {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("the sandbox of a pod that is gone stays")
+			t.Fatalf("of pods that are gone %d sandboxes stay, and of logs %v (%v)", left, entries, err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -16,6 +18,18 @@ const (
 	logMaxBytes = 10 << 20
 	logMaxFiles = 5
 )
+
+// podsWithLogs are the pods that have a directory of logs in dir.
+func podsWithLogs(dir string) map[types.UID]types.NamespacedName {
+	found := map[types.UID]types.NamespacedName{}
+	entries, _ := os.ReadDir(dir) // made with the first pod
+	for _, e := range entries {
+		if parts := strings.Split(e.Name(), "_"); len(parts) == 3 && e.IsDir() {
+			found[types.UID(parts[2])] = types.NamespacedName{Namespace: parts[0], Name: parts[1]}
+		}
+	}
+	return found
+}
 
 // rotateLogs keeps the logs of running containers short until ctx ends.
 func (a *Agent) rotateLogs(ctx context.Context) {

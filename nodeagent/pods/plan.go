@@ -124,14 +124,16 @@ func (p *planner) end() {
 	if p.stopContainers() {
 		return
 	}
-	ready := false
+	standing := false
 	for _, sandbox := range s.Actual.Sandboxes {
+		stop := Action{Verb: StopSandbox, ID: sandbox.ID}
 		if sandbox.Ready {
-			ready = true
-			p.do(Action{Verb: StopSandbox, ID: sandbox.ID})
+			p.do(stop)
 		}
+		// One that is not ready any more still has its address until its stop ends.
+		standing = standing || sandbox.Ready || !s.TornDown && s.Busy[stop.Key()]
 	}
-	if ready {
+	if standing {
 		return
 	}
 	if !s.TornDown {

@@ -300,3 +300,25 @@ func TestDescribe(t *testing.T) {
 		})
 	}
 }
+
+func TestAPodIsThereUntilItsAddressIsGivenBack(t *testing.T) {
+	s := situation(testPod(v1.RestartPolicyAlways))
+	s.End = &End{}
+	if got := verbs(Decide(s)); !slices.Equal(got, []string{"stop-sandbox s"}) {
+		t.Errorf("got %v", got)
+	}
+	s.Actual.Sandboxes[0].Ready = false // its process has ended
+	s.Busy[Action{Verb: StopSandbox, ID: "s"}.Key()] = true
+	if plan := Decide(s); plan.Stopped || len(plan.Actions) > 0 {
+		t.Errorf("while its network is taken down: stopped %v, %v", plan.Stopped, verbs(plan))
+	}
+	clear(s.Busy)
+	if got := verbs(Decide(s)); !slices.Equal(got, []string{"teardown"}) {
+		t.Errorf("got %v", got)
+	}
+	s.TornDown, s.Gone = true, true
+	s.Busy[Action{Verb: RemoveSandbox, ID: "s"}.Key()] = true
+	if plan := Decide(s); !plan.Stopped {
+		t.Error("a pod whose sandbox is being removed has not ended")
+	}
+}

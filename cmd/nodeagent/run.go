@@ -32,6 +32,7 @@ import (
 	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/ingress"
+	"clusterctl/nodeagent/metrics"
 	"clusterctl/nodeagent/network"
 	"clusterctl/nodeagent/node"
 	"clusterctl/nodeagent/plugins"
@@ -134,6 +135,9 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	if err != nil {
 		return err
 	}
+	counters := metrics.New(config.NodeName)
+	counters.CountRequests()
+	cri.Observe(counters)
 	memory, err := stats.ReadMemory()
 	if err != nil {
 		return err
@@ -194,9 +198,11 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Static: &staticpods.Folder{Dir: config.ManifestDir, Node: config.NodeName, Logger: logger.With("part", "static pods")},
 		Synced: []cache.InformerSynced{core.Services().Informer().HasSynced},
 		Tokens: tokens, Drivers: storage,
-		Recorder: recorder, Logger: logger.With("part", "pods"),
+		Recorder: recorder, Metrics: counters, Logger: logger.With("part", "pods"),
 		Node: self.Current, NetworkReady: self.NetworkReady,
 	})
+	claimed := stats.NewVolumes(agent.Volumes.Claimed)
+	gatherers := shownMetrics(counters, agent, claimed, cri, logger.With("part", "metrics"))
 	end := func() {
 		logger.Info("the host goes down: ending pods")
 		time.AfterFunc(100*time.Millisecond, self.Hurry)
@@ -207,8 +213,8 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		return server.Run(ctx, server.Config{
 			Listen: fmt.Sprintf(":%d", hostconfig.PortNodeAgent), ClientCA: pki.ClusterCA(), GetCertificate: keeper.Serving,
 			NodeName: config.NodeName, Client: client, Pods: agent, Runtime: cri, Volumes: agent.Volumes,
-			Stats:  &stats.Source{NodeName: config.NodeName, StateDir: config.StateDir, Runtime: cri, Began: time.Now()},
-			Logger: logger.With("part", "server"), MoreMetrics: moreMetrics,
+			Stats:  &stats.Source{NodeName: config.NodeName, StateDir: config.StateDir, Runtime: cri, Volumes: claimed, Began: time.Now()},
+			Logger: logger.With("part", "server"), Metrics: gatherers, MoreMetrics: moreMetrics,
 		})
 	})
 	start("node", func() error {

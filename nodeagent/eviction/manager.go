@@ -42,8 +42,9 @@ type Host interface {
 // Manager watches over the host. Safe for concurrent use.
 type Manager struct {
 	Settings
-	Host   Host
-	Logger *slog.Logger
+	Host    Host
+	Logger  *slog.Logger
+	Evicted func(signal string) // is told of every pod that had to go; may be nil
 
 	mu       sync.Mutex
 	pressure []v1.NodeConditionType // sorted
@@ -150,6 +151,9 @@ func (m *Manager) step(ctx context.Context, now time.Time) {
 		if m.Host.Evict(victim.Pod, grace, explain(victim, t, seen), true) {
 			m.Logger.Warn("evicted a pod", "pod", victim.Namespace+"/"+victim.Name, "resource", name)
 			m.going, m.gone = victim.UID, now.Add(departure)
+			if m.Evicted != nil {
+				m.Evicted(string(t.Signal))
+			}
 			return
 		}
 	}

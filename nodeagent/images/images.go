@@ -22,6 +22,9 @@ const (
 	ReasonInvalid    = "InvalidImageName"
 )
 
+// Pulling is the reason of the event that a pull begins with.
+const Pulling = "Pulling"
+
 const (
 	firstBackOff = 10 * time.Second
 	maxBackOff   = 5 * time.Minute
@@ -93,7 +96,7 @@ func (p *Puller) Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, sandb
 		report(v1.EventTypeNormal, "BackOff", fmt.Sprintf("Back-off pulling image %q", c.Image))
 		return "", fault
 	}
-	report(v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
+	report(v1.EventTypeNormal, Pulling, fmt.Sprintf("Pulling image %q", c.Image))
 	began := p.now()
 	ref, err = p.pull(ctx, spec, sandbox, secrets)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,6 +24,7 @@ import (
 	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/images"
+	"clusterctl/nodeagent/metrics"
 	"clusterctl/nodeagent/objects"
 	"clusterctl/nodeagent/probes"
 	"clusterctl/nodeagent/runtime"
@@ -78,6 +80,7 @@ type Config struct {
 	Drivers  volumes.Drivers           // of storage; nil: none
 	Synced   []cache.InformerSynced    // what has to be known before any pod starts
 	Recorder record.EventRecorder
+	Metrics  *metrics.Agent // nil: nobody reads them
 	Logger   *slog.Logger
 
 	Node         func() *v1.Node // this node, as the API has it; nil before it is known
@@ -112,8 +115,12 @@ type Agent struct {
 // New makes an agent. What it watches ends with ctx.
 func New(ctx context.Context, config Config) *Agent {
 	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now(), sandboxes: newTurns()}
+	if a.Metrics == nil {
+		a.Metrics = metrics.New("")
+	}
 	a.ledger = newLedger(config.Node, a.Wake)
 	a.evictions = eviction.New(config.Eviction, host{a}, config.Logger)
+	a.evictions.Evicted = a.Metrics.Evicted
 	a.ledger.refuse = a.refuse
 	a.Objects = objects.New(ctx, config.Client, a.refresh)
 	if config.Tokens == nil {
@@ -374,3 +381,6 @@ func fieldPath(pod *v1.Pod, container string) string {
 	}
 	return fmt.Sprintf("spec.containers{%s}", container)
 }
+
+// ProbeMetrics are what came of probes.
+func (a *Agent) ProbeMetrics() prometheus.Collector { return a.probes }

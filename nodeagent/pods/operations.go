@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
-	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/devices"
@@ -237,6 +236,7 @@ func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) er
 		_, err := w.agent.Config.Runtime.RunPodSandbox(ctx, config, handler)
 		return err
 	})
+	w.agent.Metrics.PodSandbox(err)
 	if err != nil {
 		if ctx.Err() == nil {
 			w.agent.event(pod, "", v1.EventTypeWarning, "FailedCreatePodSandBox", fmt.Sprintf("Failed to create pod sandbox: %v", err))
@@ -256,80 +256,6 @@ func steadily(ctx context.Context, do func(context.Context) error) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(patience, cancel) })()
 	return do(steady)
-}
-
-// startFault is a failure to start, with its reason in the status.
-type startFault struct {
-	reason string
-	err    error
-}
-
-func (f *startFault) Error() string { return f.err.Error() }
-func (f *startFault) Unwrap() error { return f.err }
-
-// start pulls the image, makes the container, starts it and runs its
-// postStart hook.
-func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted *volumes.Mounted) error {
-	a, pod := w.agent, withAddresses(s)
-	c, target := find(pod, action.Container)
-	if c == nil {
-		return fmt.Errorf("the pod has no container %q", action.Container)
-	}
-	report := func(kind, reason, message string) { a.event(pod, c.Name, kind, reason, message) }
-	fault := func(reason string, err error) error {
-		if ctx.Err() == nil {
-			report(v1.EventTypeWarning, "Failed", "Error: "+err.Error())
-		}
-		return &startFault{reason, err}
-	}
-	sandbox := s.Actual.Sandbox()
-	sandboxConfig, err := a.sandboxConfig(pod, sandbox.Attempt)
-	if err != nil {
-		return fault(reasonConfig, err)
-	}
-	image, err := a.images.Ensure(ctx, pod, c, sandboxConfig, w.pullSecrets(ctx, pod), report)
-	if err != nil {
-		return err
-	}
-	config, err := a.containerConfig(ctx, pod, c, action.Attempt, image, s.podIPs(), mounted)
-	if err != nil {
-		return fault(reasonConfig, err)
-	}
-	if target != "" {
-		if run := s.Actual.Latest(target); run != nil {
-			options := config.Linux.SecurityContext.NamespaceOptions
-			options.Pid, options.TargetId = criv1.NamespaceMode_TARGET, run.ID
-		}
-	}
-	id, err := a.Config.Runtime.CreateContainer(ctx, sandbox.ID, config, sandboxConfig)
-	if err != nil {
-		return fault(reasonCreate, err)
-	}
-	w.started(c.Name, resourcesOf(pod))
-	report(v1.EventTypeNormal, "Created", "Container created")
-	err = steadily(ctx, func(ctx context.Context) error { return a.Config.Runtime.StartContainer(ctx, id) })
-	if err != nil {
-		return fault(reasonRun, err)
-	}
-	report(v1.EventTypeNormal, "Started", "Container started")
-	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
-		if err := a.hook(ctx, pod, c, c.Lifecycle.PostStart, id, s.podIPs()); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			report(v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
-			grace := int64(30)
-			if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
-				grace = *g
-			}
-			report(v1.EventTypeNormal, "Killing", "FailedPostStartHook")
-			if stop := a.Config.Runtime.StopContainer(ctx, id, max(grace, 2)); stop != nil {
-				w.logger.Warn("cannot stop a container whose postStart hook failed", "container", c.Name, "error", stop)
-			}
-			return &startFault{reasonPostHook, err}
-		}
-	}
-	return nil
 }
 
 // stop runs the preStop hook and stops the container, both within its grace.
@@ -360,21 +286,6 @@ func (w *worker) stop(ctx context.Context, s *Situation, action Action) error {
 	return err
 }
 
-// pullSecrets are the pod's imagePullSecrets, as far as they are there.
-func (w *worker) pullSecrets(ctx context.Context, pod *v1.Pod) []v1.Secret {
-	var secrets []v1.Secret
-	for _, ref := range pod.Spec.ImagePullSecrets {
-		secret, err := w.agent.Objects.Secret(ctx, pod.UID, pod.Namespace, ref.Name)
-		if err != nil {
-			w.agent.event(pod, "", v1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
-				fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name))
-			continue
-		}
-		secrets = append(secrets, *secret)
-	}
-	return secrets
-}
-
 // patchStatus sends what differs between the status that the API has and the
 // one that it shall have.
 func (w *worker) patchStatus(ctx context.Context, pod *v1.Pod, status v1.PodStatus) error {
@@ -398,6 +309,7 @@ func (w *worker) patchStatus(ctx context.Context, pod *v1.Pod, status v1.PodStat
 	if patch, err = json.Marshal(fields); err != nil {
 		return fmt.Errorf("encode patch: %w", err)
 	}
+	began := time.Now()
 	got, err := w.agent.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) && w.static {
 		w.mirrored(pod, true)
@@ -408,6 +320,13 @@ func (w *worker) patchStatus(ctx context.Context, pod *v1.Pod, status v1.PodStat
 	}
 	if err != nil {
 		return fmt.Errorf("patch status: %w", err)
+	}
+	w.agent.Metrics.StatusTold(time.Since(began))
+	if status.Phase == v1.PodRunning && pod.Status.Phase != v1.PodRunning {
+		w.mu.Lock()
+		plain := !w.pulled && len(pod.Spec.InitContainers) == 0
+		w.mu.Unlock()
+		w.agent.Metrics.PodRuns(time.Since(pod.CreationTimestamp.Time), time.Since(w.seen), plain)
 	}
 	got.ManagedFields = nil
 	if w.static {

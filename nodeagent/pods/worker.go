@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"clusterctl/nodeagent/devices"
+	"clusterctl/nodeagent/metrics"
 	"clusterctl/nodeagent/probes"
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/volumes"
@@ -29,6 +30,7 @@ type worker struct {
 	wake    chan struct{}
 	settled atomic.Bool // nothing of the pod runs, and the API knows
 	logger  *slog.Logger
+	seen    time.Time
 
 	mu         sync.Mutex
 	pod        *v1.Pod          // the newest that the API gave
@@ -50,6 +52,7 @@ type worker struct {
 	stale      bool                 // contents of volumes changed
 	backOffs   map[string]time.Time // ends of back-offs that an event told of, by container
 	messages   map[string]string    // termination messages, by run
+	pulled     bool                 // an image of the pod had to be pulled
 }
 
 // operation is an action under way.
@@ -63,7 +66,7 @@ func newWorker(a *Agent, pod *v1.Pod, orphan bool) *worker {
 	w := &worker{
 		agent: a, uid: pod.UID, pod: pod, gone: orphan,
 		name: fullName(pod), static: isStatic(pod),
-		wake:       make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), seen: time.Now(),
 		logger:     a.Logger.With("pod", pod.Namespace+"/"+pod.Name),
 		history:    map[string]*History{},
 		faults:     map[string]Fault{},
@@ -138,7 +141,9 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.wake:
 		case <-timer.C:
 		}
+		began := time.Now()
 		next, done := w.step(ctx, acting)
+		w.agent.Metrics.PodStep(w.stage(), time.Since(began))
 		if done {
 			return
 		}
@@ -201,6 +206,19 @@ func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 		w.report(ctx, s, &plan)
 	}
 	return next, false
+}
+
+// stage is what the worker is about, for those who count.
+func (w *worker) stage() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.end != nil || w.gone:
+		return metrics.Kill
+	case w.pod.Status.Phase == "" || w.pod.Status.Phase == v1.PodPending:
+		return metrics.Create
+	}
+	return metrics.Sync
 }
 
 // tellBackOffs records an event for each container that begins to wait.

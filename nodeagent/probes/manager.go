@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -38,6 +39,9 @@ type Manager struct {
 	changed func(types.UID)
 	report  Report
 
+	attempts  *prometheus.CounterVec
+	durations *prometheus.HistogramVec
+
 	mu      sync.Mutex
 	workers map[string]*worker // by container ID
 }
@@ -46,12 +50,15 @@ type worker struct {
 	stop   context.CancelFunc
 	result Result
 	pod    types.UID
+	series prometheus.Labels // of its metrics
 }
 
 // New makes a manager whose probes end with ctx. changed is called with the
 // pod of every result that changed.
 func New(ctx context.Context, exec Exec, changed func(types.UID), report Report) *Manager {
-	return &Manager{ctx: ctx, exec: exec, changed: changed, report: report, workers: map[string]*worker{}}
+	m := &Manager{ctx: ctx, exec: exec, changed: changed, report: report, workers: map[string]*worker{}}
+	m.attempts, m.durations = newMetrics()
+	return m
 }
 
 // Watch begins to probe a container, unless it is probed already. standing is
@@ -64,7 +71,8 @@ func (m *Manager) Watch(t Target, startedAt time.Time, standing *Result) {
 		return
 	}
 	ctx, stop := context.WithCancel(m.ctx)
-	w := &worker{stop: stop, pod: t.Pod.UID}
+	w := &worker{stop: stop, pod: t.Pod.UID, series: prometheus.Labels{
+		"container": t.Container.Name, "pod": t.Pod.Name, "namespace": t.Pod.Namespace}}
 	w.result = initial(t.Container, standing)
 	m.workers[t.ContainerID] = w
 	for kind, probe := range map[Kind]*v1.Probe{
@@ -93,8 +101,7 @@ func (m *Manager) Stop(containerID string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if w := m.workers[containerID]; w != nil {
-		w.stop()
-		delete(m.workers, containerID)
+		m.end(containerID, w)
 	}
 }
 
@@ -104,10 +111,17 @@ func (m *Manager) StopAllBut(pod types.UID, keep map[string]bool) {
 	defer m.mu.Unlock()
 	for id, w := range m.workers {
 		if w.pod == pod && !keep[id] {
-			w.stop()
-			delete(m.workers, id)
+			m.end(id, w)
 		}
 	}
+}
+
+// end stops a worker and forgets what it counted. m.mu is held.
+func (m *Manager) end(containerID string, w *worker) {
+	w.stop()
+	delete(m.workers, containerID)
+	m.attempts.DeletePartialMatch(w.series)
+	m.durations.DeletePartialMatch(w.series)
 }
 
 // Result is the latest; the zero Result for a container that is not probed.
@@ -143,10 +157,12 @@ func (m *Manager) run(ctx context.Context, w *worker, t Target, kind Kind, p *v1
 		if kind != Startup && !m.Result(t.ContainerID).Started {
 			continue
 		}
+		began := time.Now()
 		ok, message := check(ctx, m.exec, t, p)
 		if ctx.Err() != nil {
 			return
 		}
+		m.count(w, t, kind, ok, time.Since(began))
 		if ok {
 			successes, failures = successes+1, 0
 		} else {

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -95,10 +97,10 @@ func TestManagerGatesOnStartupAndReportsFailure(t *testing.T) {
 	}
 	target := Target{
 		Pod:         &v1.Pod{},
-		Container:   &v1.Container{StartupProbe: probe(), ReadinessProbe: probe(), LivenessProbe: probe()},
+		Container:   &v1.Container{Name: "c", StartupProbe: probe(), ReadinessProbe: probe(), LivenessProbe: probe()},
 		ContainerID: "id",
 	}
-	target.Pod.UID = "u"
+	target.Pod.Name, target.Pod.Namespace, target.Pod.UID = "p", "n", "u"
 	m.Watch(target, time.Now(), nil)
 	if r := m.Result("id"); r.Started || r.Ready {
 		t.Errorf("before any probe: %+v", r)
@@ -117,8 +119,20 @@ func TestManagerGatesOnStartupAndReportsFailure(t *testing.T) {
 	until("ready", func(r Result) bool { return r.Started && r.Ready && r.Failed == "" })
 	healthy.Store(false)
 	until("failed", func(r Result) bool { return r.Failed == Liveness && !r.Ready })
+	for result, most := range map[string]float64{"successful": 1, "failed": 1} {
+		labels := prometheus.Labels{"probe_type": string(Startup), "result": result, "container": "c", "pod": "p", "namespace": "n", "pod_uid": "u"}
+		if result == "failed" {
+			labels["probe_type"] = string(Liveness)
+		}
+		if n := testutil.ToFloat64(m.attempts.With(labels)); n != most {
+			t.Errorf("%v: %v attempts", labels, n)
+		}
+	}
 	m.Stop("id")
 	if r := m.Result("id"); r != (Result{}) {
 		t.Errorf("after stop: %+v", r)
+	}
+	if n := testutil.CollectAndCount(m); n != 0 {
+		t.Errorf("%d series are left of a container that is not probed", n)
 	}
 }

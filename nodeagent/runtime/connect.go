@@ -20,7 +20,8 @@ type Runtime struct {
 	cri.RuntimeService
 	Images cri.ImageManagerService
 
-	logger *slog.Logger
+	logger   *slog.Logger
+	observer Observer // nil: nobody wants to know
 }
 
 // New wraps CRI services that exist already.

@@ -45,6 +45,7 @@ func (r *Runtime) Watch(ctx context.Context, changed func(types.UID)) {
 				timer.Reset(0) // an event without its pod: look for what changed
 			}
 		case <-timer.C:
+			began := time.Now()
 			now, err := r.summaries(ctx)
 			if err != nil {
 				if ctx.Err() == nil {
@@ -52,6 +53,9 @@ func (r *Runtime) Watch(ctx context.Context, changed func(types.UID)) {
 				}
 				timer.Reset(5 * time.Second)
 				continue
+			}
+			if r.observer != nil {
+				r.observer.Relisted(time.Now(), time.Since(began))
 			}
 			for _, uid := range differences(seen, now) {
 				changed(uid)

@@ -15,6 +15,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -49,7 +51,9 @@ type Config struct {
 	Stats          *stats.Source
 	Volumes        Volumes
 	Logger         *slog.Logger
-	// MoreMetrics, if set, writes what /metrics has beside the resources.
+	// Metrics are served by path: "/metrics", "/metrics/cadvisor", …
+	Metrics map[string]prometheus.Gatherer
+	// MoreMetrics, if set, writes what /metrics has beside those.
 	MoreMetrics func(io.Writer) error
 }
 
@@ -102,7 +106,9 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /pods", s.pods)
 	mux.HandleFunc("GET /stats/summary", s.summary)
 	mux.HandleFunc("GET /metrics/resource", s.resourceMetrics)
-	mux.HandleFunc("GET /metrics", s.metrics)
+	for path, gatherer := range s.Metrics {
+		mux.HandleFunc("GET "+path, s.metrics(path, gatherer))
+	}
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	for _, verb := range []string{"exec", "attach"} {
 		mux.HandleFunc("/"+verb+"/{namespace}/{pod}/{container}", s.stream(verb))
@@ -154,10 +160,19 @@ func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
 	_ = stats.WriteMetrics(w, summary) // the client has gone: nobody to tell
 }
 
-func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
-	s.resourceMetrics(w, r)
-	if s.MoreMetrics != nil {
-		_ = s.MoreMetrics(w) // the client has gone: nobody to tell
+// metrics serves what can be gathered; what cannot be is left out and logged.
+func (s *Server) metrics(path string, gatherer prometheus.Gatherer) http.HandlerFunc {
+	handler := promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError, DisableCompression: true})
+	return func(w http.ResponseWriter, r *http.Request) {
+		more := path == "/metrics" && s.MoreMetrics != nil
+		if more {
+			r.Header.Del("Accept") // what is added is text, and nothing else can be added to
+		}
+		handler.ServeHTTP(w, r)
+		if more {
+			_ = s.MoreMetrics(w) // the client has gone: nobody to tell
+		}
 	}
 }
 

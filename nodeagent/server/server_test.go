@@ -1,12 +1,15 @@
 package server
 
 import (
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	v1 "k8s.io/api/core/v1"
@@ -115,6 +118,30 @@ func TestLogOptions(t *testing.T) {
 	for _, bad := range []url.Values{{"tailLines": {"-1"}}, {"limitBytes": {"0"}}, {"sinceTime": {"now"}}, {"sinceSeconds": {"x"}}} {
 		if _, err := logOptions(bad); err == nil {
 			t.Errorf("%v was accepted", bad)
+		}
+	}
+}
+
+func TestMetricsAreTextWhereTextIsAdded(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "gathered_total", Help: "Gathered."}))
+	s := &Server{Config: Config{
+		Metrics:     map[string]prometheus.Gatherer{"/metrics": registry, "/metrics/probes": registry},
+		MoreMetrics: func(w io.Writer) error { _, err := io.WriteString(w, "added_total 1\n"); return err },
+		Logger:      slog.New(slog.DiscardHandler),
+	}}
+	routes := s.routes()
+	for path, added := range map[string]bool{"/metrics": true, "/metrics/probes": false} {
+		r := httptest.NewRequest("GET", path, nil)
+		r.Header.Set("Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
+		w := httptest.NewRecorder()
+		routes.ServeHTTP(w, r)
+		body := w.Body.String()
+		if w.Code != http.StatusOK || !strings.Contains(body, "gathered_total") || strings.Contains(body, "added_total 1") != added {
+			t.Errorf("%s: %d %q", path, w.Code, body)
+		}
+		if text := strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain"); text != added {
+			t.Errorf("%s: %s", path, w.Header().Get("Content-Type"))
 		}
 	}
 }

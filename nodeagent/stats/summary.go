@@ -22,6 +22,7 @@ type Source struct {
 	StateDir string // on the file system that the node's disk is judged by
 	Runtime  *runtime.Runtime
 	Began    time.Time
+	Volumes  *Volumes // nil: they are not measured
 
 	mu       sync.Mutex
 	lastCPU  uint64
@@ -57,8 +58,21 @@ func (s *Source) Summary(ctx context.Context) (*stats.Summary, error) {
 	if err != nil {
 		return nil, fmt.Errorf("measure pods: %w", err)
 	}
+	volumes := map[string][]stats.VolumeStats{}
+	if s.Volumes != nil {
+		for claimed, disk := range s.Volumes.measure() {
+			uid := string(claimed.Pod)
+			volumes[uid] = append(volumes[uid], stats.VolumeStats{
+				Name: claimed.Volume, PVCRef: &stats.PVCReference{Name: claimed.Claim, Namespace: claimed.Namespace},
+				FsStats: stats.FsStats{Time: now, AvailableBytes: &disk.Available, CapacityBytes: &disk.Total, UsedBytes: &disk.BlocksUsed,
+					Inodes: &disk.Inodes, InodesFree: &disk.InodesFree, InodesUsed: &disk.InodeUsed},
+			})
+		}
+	}
 	for _, p := range pods {
-		summary.Pods = append(summary.Pods, podStats(p))
+		pod := podStats(p)
+		pod.VolumeStats = volumes[pod.PodRef.UID]
+		summary.Pods = append(summary.Pods, pod)
 	}
 	return summary, nil
 }

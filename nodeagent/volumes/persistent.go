@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/storage/ephemeral"
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
@@ -61,6 +62,7 @@ func (m *Manager) persistent(ctx context.Context, pod *v1.Pod, v *v1.Volume) (So
 	if m.persistents[pod.UID] == nil {
 		m.persistents[pod.UID] = map[string]placed{}
 	}
+	fresh.namespace, fresh.claim = pod.Namespace, claimName(pod, v)
 	m.persistents[pod.UID][v.Name] = fresh
 	return fresh.Source, fresh.again, nil
 }
@@ -68,7 +70,32 @@ func (m *Manager) persistent(ctx context.Context, pod *v1.Pod, v *v1.Volume) (So
 // placed is a volume that is in place.
 type placed struct {
 	Source
-	again time.Time // when it is to be looked at again; zero: never
+	again     time.Time // when it is to be looked at again; zero: never
+	namespace string
+	claim     string // empty: the pod's own
+}
+
+// Claimed is a volume of a pod with a claim and a file system.
+type Claimed struct {
+	Pod              types.UID
+	Namespace, Claim string
+	Volume           string // its name in the pod
+	Path             string
+}
+
+// Claimed are the volumes in place that claims stand for, in no order.
+func (m *Manager) Claimed() []Claimed {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []Claimed
+	for uid, volumes := range m.persistents {
+		for name, v := range volumes {
+			if v.claim != "" && v.Path != "" {
+				list = append(list, Claimed{uid, v.namespace, v.claim, name, v.Path})
+			}
+		}
+	}
+	return list
 }
 
 func (m *Manager) place(ctx context.Context, pod *v1.Pod, v *v1.Volume) (placed, error) {

@@ -1,0 +1,58 @@
+package metrics
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func TestCounters(t *testing.T) {
+	a := New("w1")
+	a.Operation("run_podsandbox", time.Second, nil)
+	a.Operation("run_podsandbox", time.Second, errors.New("no address"))
+	a.ContainerStarted(Container, "")
+	a.ContainerStarted(InitContainer, "RunContainerError")
+	a.PodSandbox(nil)
+	a.Evicted("memory.available")
+	at := time.Unix(1000, 0)
+	a.Relisted(at, time.Millisecond)
+	a.Relisted(at.Add(30*time.Second), time.Millisecond)
+	want := `
+# HELP kubelet_evictions Cumulative number of pod evictions by eviction signal
+# TYPE kubelet_evictions counter
+kubelet_evictions{eviction_signal="memory.available"} 1
+# HELP kubelet_node_name The node's name. The count is always 1.
+# TYPE kubelet_node_name gauge
+kubelet_node_name{node="w1"} 1
+# HELP kubelet_pleg_last_seen_seconds Timestamp in seconds when PLEG was last seen active.
+# TYPE kubelet_pleg_last_seen_seconds gauge
+kubelet_pleg_last_seen_seconds 1030
+# HELP kubelet_runtime_operations_errors_total Cumulative number of runtime operation errors by operation type.
+# TYPE kubelet_runtime_operations_errors_total counter
+kubelet_runtime_operations_errors_total{operation_type="run_podsandbox"} 1
+# HELP kubelet_runtime_operations_total Cumulative number of runtime operations by operation type.
+# TYPE kubelet_runtime_operations_total counter
+kubelet_runtime_operations_total{operation_type="run_podsandbox"} 2
+# HELP kubelet_started_containers_errors_total Cumulative number of errors when starting containers
+# TYPE kubelet_started_containers_errors_total counter
+kubelet_started_containers_errors_total{code="RunContainerError",container_type="init_container"} 1
+# HELP kubelet_started_containers_total Cumulative number of containers started
+# TYPE kubelet_started_containers_total counter
+kubelet_started_containers_total{container_type="container"} 1
+kubelet_started_containers_total{container_type="init_container"} 1
+# HELP kubelet_started_pods_total Cumulative number of pods started
+# TYPE kubelet_started_pods_total counter
+kubelet_started_pods_total 1
+`
+	if err := testutil.GatherAndCompare(a.Registry, strings.NewReader(want), "kubelet_evictions", "kubelet_node_name", "kubelet_pleg_last_seen_seconds",
+		"kubelet_runtime_operations_total", "kubelet_runtime_operations_errors_total", "kubelet_started_containers_total",
+		"kubelet_started_containers_errors_total", "kubelet_started_pods_total"); err != nil {
+		t.Error(err)
+	}
+	if n := testutil.CollectAndCount(a.interval); n != 1 {
+		t.Errorf("%d intervals", n)
+	}
+}

@@ -103,6 +103,7 @@ type Agent struct {
 
 	users     *userRanges
 	sandboxes *turns      // to be made
+	starts    *turns      // of containers
 	down      atomic.Bool // the host is going down
 
 	mu      sync.Mutex
@@ -114,7 +115,7 @@ type Agent struct {
 
 // New makes an agent. What it watches ends with ctx.
 func New(ctx context.Context, config Config) *Agent {
-	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now(), sandboxes: newTurns()}
+	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now(), sandboxes: newTurns(), starts: newTurns()}
 	if a.Metrics == nil {
 		a.Metrics = metrics.New("")
 	}

@@ -64,13 +64,16 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 			options.Pid, options.TargetId = criv1.NamespaceMode_TARGET, run.ID
 		}
 	}
+	done := a.starts.take(ctx)
 	id, err := a.Config.Runtime.CreateContainer(ctx, sandbox.ID, config, sandboxConfig)
 	if err != nil {
+		done()
 		return fault(reasonCreate, err)
 	}
 	w.started(c.Name, resourcesOf(pod))
 	report(v1.EventTypeNormal, "Created", "Container created")
 	err = steadily(ctx, func(ctx context.Context) error { return a.Config.Runtime.StartContainer(ctx, id) })
+	done()
 	if err != nil {
 		return fault(reasonRun, err)
 	}

@@ -224,6 +224,10 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		return self.Run(ctx)
 	})
 	start("pods", func() error { return agent.Run(ctx) })
+	start("shims", func() error {
+		runtime.EndStrays(ctx, filepath.Join(hostconfig.CtrState, "io.containerd.runtime.v2.task"), logger.With("part", "runtime"))
+		return nil
+	})
 	start("plugins", func() error {
 		registry := &plugins.Registry{
 			Dir: filepath.Join(config.StateDir, hostconfig.PluginRegistry), Logger: logger.With("part", "plugins"),

@@ -40,7 +40,7 @@ func (s *scheduler) decide(profile *framework.Profile, pod *picture.Pod) (*pictu
 		return cluster.Nodes()[best], nil, framework.Remedy{}
 	}
 	observed.Point(metrics.Filter, metrics.Unschedulable, begun)
-	refusals := &framework.Refusals{ByNode: append([]*framework.Refusal(nil), s.refused...)}
+	refusals := &framework.Refusals{ByNode: append([]*framework.Refusal(nil), s.refused...), Memo: k.memo}
 	for i, plugin := range profile.Filters {
 		if s.refusers&(1<<i) != 0 || len(s.refused) == 0 { // no node at all: whatever comes may help
 			refusals.Plugins = append(refusals.Plugins, plugin)
@@ -102,6 +102,7 @@ func (s *scheduler) filter(profile *framework.Profile, pod *picture.Pod, k *kind
 			}
 		}
 	}
+	alone := trial != nil && trial.Alone()
 	for i, version := range versions {
 		v := &k.nodes[i]
 		if v.version != version {
@@ -111,10 +112,10 @@ func (s *scheduler) filter(profile *framework.Profile, pod *picture.Pod, k *kind
 		for j := 0; j < len(others) && refusal == nil; j++ {
 			refusal, by = others[j].filter(nodes[i]), others[j].index
 		}
-		if refusal == nil && trial != nil && len(framework.Expected(pod, s.picture, nodes[i])) > 0 {
-			// Room is kept for others; which plugin speaks for them is not
-			// told, so any event may help.
-			if refusal = trial.Fits(nodes[i]); refusal != nil {
+		if refusal == nil && trial != nil && len(nodes[i].Nominated) > 0 {
+			// Which plugin speaks for those that are to come is not told, so any
+			// event may help.
+			if refusal = k.crowded(i, nodes[i], version, trial, alone); refusal != nil {
 				s.refusers = ^uint64(0)
 			}
 		}

@@ -27,10 +27,12 @@ type kind struct {
 	sums    []weighted // scores that need no normalization
 	raws    []rawScore // scores that do
 	nodes   []verdict  // in the order of the picture's nodes
+	crowds  []verdict  // the same, with the pods for which a node has room kept; empty until there are any
 
 	refusedAt uint64 // version of the picture at which no node was feasible
 	refusals  *framework.Refusals
 	remedy    framework.Remedy
+	memo      map[string]any // of post-filter plugins
 }
 
 type localFilter struct {
@@ -80,7 +82,7 @@ func (s *scheduler) kindOf(profile *framework.Profile, pod *picture.Pod) *kind {
 }
 
 func newKind(profile *framework.Profile, pod *picture.Pod, cluster *picture.Picture) *kind {
-	k := &kind{shape: cluster.Shape()}
+	k := &kind{shape: cluster.Shape(), memo: map[string]any{}}
 	for i, plugin := range profile.Filters {
 		if !plugin.Local() {
 			continue
@@ -138,6 +140,20 @@ func (k *kind) judge(i int, n *picture.Node, version uint64) {
 	for j := range k.raws {
 		k.raws[j].values[i] = k.raws[j].score(n)
 	}
+}
+
+// crowded says why a pod that fits on a node does not beside those for which the
+// node has room kept; alone: that depends on nothing but the node.
+func (k *kind) crowded(i int, n *picture.Node, version uint64, trial *framework.Trial, alone bool) *framework.Refusal {
+	if !alone || !trial.Shared(n) {
+		return trial.Fits(n)
+	}
+	k.crowds = resize(k.crowds, len(k.nodes))
+	v := &k.crowds[i]
+	if v.version != version {
+		*v = verdict{version: version, refusal: trial.Fits(n)}
+	}
+	return v.refusal
 }
 
 // signature is equal for pods that no plugin can tell apart.

@@ -165,6 +165,10 @@ type QueueSortPlugin interface {
 type Refusals struct {
 	ByNode  []*Refusal // in the order of the picture's nodes
 	Plugins []FilterPlugin
+	// Memo is what a post-filter plugin, by its name, knows of nodes for pods that
+	// no plugin can tell from this one. It is lost when nodes come, go or are
+	// relabelled; what else it depends on is for the plugin to check.
+	Memo map[string]any
 }
 
 // Explain says it in the words that users of Kubernetes know:

@@ -1,6 +1,8 @@
 package framework
 
 import (
+	"slices"
+
 	"clusterctl/controlplane/scheduler/picture"
 )
 
@@ -26,6 +28,24 @@ func NewTrial(profile *Profile, pod *picture.Pod, cluster *picture.Picture) *Tri
 	return t
 }
 
+// Alone says that no verdict depends on anything but the node, with what runs
+// there and what it has room kept for: it holds until the node changes.
+func (t *Trial) Alone() bool {
+	if len(t.pod.Claims) > 0 || len(t.pod.Object.Spec.ResourceClaims) > 0 {
+		return false
+	}
+	return !slices.ContainsFunc(t.others, func(plugin FilterPlugin) bool { return plugin.PreFilter(t.pod, t.cluster) != nil })
+}
+
+// Shared says, where the trial is alone, that a verdict on this node is that of
+// every identical pod: neither is room kept there for this very pod, nor for one
+// that may keep others away.
+func (t *Trial) Shared(n *picture.Node) bool {
+	return !slices.ContainsFunc(n.Nominated, func(other *picture.Pod) bool {
+		return other.Object.UID == t.pod.Object.UID || len(other.Terms) > 0
+	})
+}
+
 // Fits returns nil where the pod fits on the node, both with and without the
 // pods for which room is kept there and which are not less important: they may
 // come, and they may go elsewhere.
@@ -33,7 +53,7 @@ func (t *Trial) Fits(n *picture.Node) *Refusal {
 	if refusal := t.judge(n); refusal != nil {
 		return refusal
 	}
-	expected := Expected(t.pod, t.cluster, n)
+	expected := Expected(t.pod, n)
 	if len(expected) == 0 {
 		return nil
 	}
@@ -66,8 +86,8 @@ func (t *Trial) judge(n *picture.Node) *Refusal {
 
 // Expected is the pods that a node has room kept for, as far as they are not
 // less important than the pod.
-func Expected(pod *picture.Pod, cluster *picture.Picture, n *picture.Node) (expected []*picture.Pod) {
-	for _, other := range cluster.NominatedOn(n.Name()) {
+func Expected(pod *picture.Pod, n *picture.Node) (expected []*picture.Pod) {
+	for _, other := range n.Nominated {
 		if other.Object.UID != pod.Object.UID && other.Priority >= pod.Priority {
 			expected = append(expected, other)
 		}

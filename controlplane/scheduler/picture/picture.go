@@ -26,6 +26,7 @@ type Picture struct {
 	waiting  map[string]map[types.UID]*Pod // pods whose node is not known yet
 	version  uint64                        // grows with every change
 	shape    uint64                        // the version of the last change of what nodes there are, their labels, or what surrounds pods
+	budgeted uint64                        // the version of the last change of a disruption budget
 
 	nominated   map[types.UID]*Pod
 	nominations map[string][]*Pod // by node
@@ -55,6 +56,7 @@ type Node struct {
 	Requested   Resources // the sum of Pods' Requests
 	Scored      Resources // the sum of Pods' ScoredRequests
 	Pods        []*Pod
+	Nominated   []*Pod           // for which room is kept
 	Ports       map[Port]int     // host ports in use, with the number of their users
 	Images      map[string]int64 // bytes by name
 	index       int
@@ -87,8 +89,9 @@ func New() *Picture {
 // Nodes is every node. The slice is the picture's own: do not keep it.
 func (p *Picture) Nodes() []*Node { return p.nodes }
 
-// Versions tells, in the order of Nodes, states of nodes apart: no two states
-// of one node, and no two nodes, ever have the same.
+// Versions tells, in the order of Nodes, states of nodes apart, with their pods
+// and what they have room kept for: no two states of one node, and no two nodes,
+// ever have the same.
 func (p *Picture) Versions() []uint64 { return p.versions }
 
 // Version tells states of the whole picture apart.
@@ -129,7 +132,7 @@ func (p *Picture) Advising() int { return p.advising }
 func (p *Picture) SetNode(object *v1.Node) {
 	n := p.byName[object.Name]
 	if n == nil {
-		n = &Node{Object: object, Ports: map[Port]int{}, index: len(p.nodes)}
+		n = &Node{Object: object, Ports: map[Port]int{}, Nominated: p.nominations[object.Name], index: len(p.nodes)}
 		p.nodes = append(p.nodes, n)
 		p.versions = append(p.versions, 0)
 		p.byName[object.Name] = n
@@ -195,7 +198,11 @@ type Change struct {
 func (p *Picture) SetPod(object *v1.Pod) Change {
 	old := p.pods[object.UID]
 	if old != nil && sameLoad(old.Object, object) {
-		old.Object = object // nothing changed that is counted
+		// Nothing changed that is counted; who started first may matter to victims.
+		if old.node != nil && !old.Object.Status.StartTime.Equal(object.Status.StartTime) {
+			p.changed(old.node)
+		}
+		old.Object = object
 		return Change{}
 	}
 	pod := NewPod(object)

@@ -74,13 +74,18 @@ func (p *Picture) SetBudget(budget *policyv1.PodDisruptionBudget) {
 	}
 	p.budgets[budget.Namespace][budget.Name] = budget
 	p.version++
+	p.budgeted = p.version
 }
 
 // RemoveBudget forgets a disruption budget.
 func (p *Picture) RemoveBudget(namespace, name string) {
 	delete(p.budgets[namespace], name)
 	p.version++
+	p.budgeted = p.version
 }
+
+// BudgetsVersion changes with any disruption budget.
+func (p *Picture) BudgetsVersion() uint64 { return p.budgeted }
 
 // Budgets is a namespace's disruption budgets by name; do not change it.
 func (p *Picture) Budgets(namespace string) map[string]*policyv1.PodDisruptionBudget {
@@ -95,7 +100,7 @@ func (p *Picture) Nominate(pod *Pod, node string) {
 	p.register(&nominated)
 	p.nominated[pod.Object.UID] = &nominated
 	p.nominations[node] = append(p.nominations[node], &nominated)
-	p.version++
+	p.renominated(node)
 }
 
 // Unnominate gives such room up.
@@ -111,6 +116,15 @@ func (p *Picture) Unnominate(uid types.UID) {
 		delete(p.nominations, node)
 	}
 	p.unregister(pod)
+	p.renominated(node)
+}
+
+func (p *Picture) renominated(node string) {
+	if n := p.byName[node]; n != nil {
+		n.Nominated = p.nominations[node]
+		p.changed(n)
+		return
+	}
 	p.version++
 }
 
@@ -124,6 +138,3 @@ func (p *Picture) NominatedTo(uid types.UID) string {
 
 // Nominations is how many nodes have room kept for pods.
 func (p *Picture) Nominations() int { return len(p.nominations) }
-
-// NominatedOn is the pods that a node has room kept for; do not change it.
-func (p *Picture) NominatedOn(node string) []*Pod { return p.nominations[node] }

@@ -1,12 +1,10 @@
 package plugins
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -30,7 +28,8 @@ type DefaultPreemption struct{ Client kubernetes.Interface }
 
 func (DefaultPreemption) Name() string { return "DefaultPreemption" }
 
-// enough candidates to compare; the first is drawn by lot.
+// Candidates to compare: a tenth of the nodes, and no fewer than this. The first
+// is drawn by lot.
 const enough = 100
 
 var (
@@ -53,7 +52,8 @@ func (p DefaultPreemption) PostFilter(profile *framework.Profile, pod *picture.P
 	}
 	var best *candidate
 	if lowest, ok := cluster.LowestPriority(); ok && lowest < pod.Priority {
-		best = findCandidate(profile, pod, cluster, verdicts)
+		trial := framework.NewTrial(profile, pod, cluster)
+		best = findCandidate(trial, pod, cluster, verdicts, recall(trial, cluster, refusals.Memo))
 	}
 	if best == nil {
 		metrics.Preemption(0)
@@ -64,7 +64,7 @@ func (p DefaultPreemption) PostFilter(profile *framework.Profile, pod *picture.P
 	}
 	metrics.Preemption(len(best.victims))
 	remedy := framework.Remedy{Node: best.node.Name()}
-	for _, other := range cluster.NominatedOn(remedy.Node) {
+	for _, other := range best.node.Nominated {
 		if other.Priority < pod.Priority {
 			remedy.Cleared = append(remedy.Cleared, other.Object)
 		}
@@ -98,9 +98,8 @@ func awaitsVictims(pod *picture.Pod, cluster *picture.Picture) bool {
 }
 
 // findCandidate compares nodes; verdicts says why the others are none.
-func findCandidate(profile *framework.Profile, pod *picture.Pod, cluster *picture.Picture, verdicts []*framework.Refusal) *candidate {
-	trial := framework.NewTrial(profile, pod, cluster)
-	budgets := budgets{}
+func findCandidate(trial *framework.Trial, pod *picture.Pod, cluster *picture.Picture, verdicts []*framework.Refusal, known *dryRuns) *candidate {
+	nodes, versions, budgets := cluster.Nodes(), cluster.Versions(), budgets{}
 	start := rand.IntN(len(verdicts))
 	var best *candidate
 	found := 0
@@ -109,7 +108,16 @@ func findCandidate(profile *framework.Profile, pod *picture.Pod, cluster *pictur
 		if verdicts[i] == notHelpful {
 			continue
 		}
-		c, refusal := victims(trial, pod, cluster, cluster.Nodes()[i], budgets)
+		var c *candidate
+		var refusal *framework.Refusal
+		switch shared := known != nil && trial.Shared(nodes[i]); {
+		case shared && known.nodes[i].version == versions[i]:
+			c, refusal = known.nodes[i].candidate, known.nodes[i].refusal
+		default:
+			if c, refusal = victims(trial, pod, cluster, nodes[i], budgets); shared {
+				known.nodes[i] = dryRun{version: versions[i], candidate: c, refusal: refusal}
+			}
+		}
 		if c == nil {
 			verdicts[i] = refusal
 			continue
@@ -117,44 +125,39 @@ func findCandidate(profile *framework.Profile, pod *picture.Pod, cluster *pictur
 		if found++; best == nil || c.compare(best) < 0 {
 			best = c
 		}
-		if found >= enough && best.violations == 0 {
+		if found >= max(enough, len(nodes)/10) && best.violations == 0 {
 			break
 		}
 	}
 	return best
 }
 
-// compare is negative where c does less harm than o: by budgets violated, by
-// the most important victim, by the sum of their priorities, by their number,
-// and by how short the most important of them have run.
-func (c *candidate) compare(o *candidate) int {
-	sum := func(c *candidate) (sum int64) {
-		for _, victim := range c.victims {
-			sum += int64(victim.Priority) - math.MinInt32
-		}
-		return sum
+// dryRuns is who would have to go from each node for pods that no plugin can
+// tell apart: it holds until the node changes, or any budget does.
+type dryRuns struct {
+	budgets uint64
+	nodes   []dryRun // in the order of the picture's nodes
+}
+
+type dryRun struct {
+	version   uint64 // of the node; 0: none yet
+	candidate *candidate
+	refusal   *framework.Refusal // why there is no candidate
+}
+
+// recall finds in memo what is known for pods like the trial's; nil: where
+// something beside the node matters, there is nothing to remember.
+func recall(trial *framework.Trial, cluster *picture.Picture, memo map[string]any) *dryRuns {
+	if memo == nil || !trial.Alone() {
+		return nil
 	}
-	top := func(c *candidate) (priority int32, earliest time.Time) {
-		for i, victim := range c.victims {
-			started := startOf(victim.Object)
-			switch {
-			case i == 0 || victim.Priority > priority:
-				priority, earliest = victim.Priority, started
-			case victim.Priority == priority && started.Before(earliest):
-				earliest = started
-			}
-		}
-		return priority, earliest
+	name := DefaultPreemption{}.Name()
+	known, _ := memo[name].(*dryRuns)
+	if known == nil || known.budgets != cluster.BudgetsVersion() || len(known.nodes) != len(cluster.Nodes()) {
+		known = &dryRuns{budgets: cluster.BudgetsVersion(), nodes: make([]dryRun, len(cluster.Nodes()))}
+		memo[name] = known
 	}
-	priority, earliest := top(c)
-	otherPriority, otherEarliest := top(o)
-	return cmp.Or(
-		cmp.Compare(c.violations, o.violations),
-		cmp.Compare(priority, otherPriority),
-		cmp.Compare(sum(c), sum(o)),
-		cmp.Compare(len(c.victims), len(o.victims)),
-		otherEarliest.Compare(earliest),
-	)
+	return known
 }
 
 // evict tells a victim why, and deletes it.

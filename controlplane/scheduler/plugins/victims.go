@@ -2,6 +2,7 @@ package plugins
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -19,6 +20,38 @@ type candidate struct {
 	node       *picture.Node
 	victims    []*picture.Pod
 	violations int // victims that a disruption budget does not spare
+
+	// What candidates are compared by.
+	top      int32     // priority of the most important victim
+	sum      int64     // of all victims' priorities
+	earliest time.Time // when the first of the most important victims started
+}
+
+// weigh fills in what a candidate is compared by.
+func (c *candidate) weigh() {
+	for i, victim := range c.victims {
+		c.sum += int64(victim.Priority) - math.MinInt32 // more of them are never less
+		started := startOf(victim.Object)
+		switch {
+		case i == 0 || victim.Priority > c.top:
+			c.top, c.earliest = victim.Priority, started
+		case victim.Priority == c.top && started.Before(c.earliest):
+			c.earliest = started
+		}
+	}
+}
+
+// compare is negative where c does less harm than o: by budgets violated, by
+// the most important victim, by the sum of their priorities, by their number,
+// and by how short the most important of them have run.
+func (c *candidate) compare(o *candidate) int {
+	return cmp.Or(
+		cmp.Compare(c.violations, o.violations),
+		cmp.Compare(c.top, o.top),
+		cmp.Compare(c.sum, o.sum),
+		cmp.Compare(len(c.victims), len(o.victims)),
+		o.earliest.Compare(c.earliest),
+	)
 }
 
 // victims says which less important pods have to go from a node to let the
@@ -64,6 +97,7 @@ func victims(trial *framework.Trial, pod *picture.Pod, cluster *picture.Picture,
 	if len(c.victims) == 0 {
 		return nil, noVictims // room came meanwhile; nobody has to go
 	}
+	c.weigh()
 	return c, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +26,7 @@ var systemNamespaces = []string{metav1.NamespaceSystem, metav1.NamespacePublic, 
 // addHooks makes the server, once it serves, put in place what a cluster
 // begins with. /readyz waits for it.
 func (s *Server) addHooks() error {
+	founded := make(chan struct{})
 	hooks := []struct {
 		name string
 		run  func(context.Context) error
@@ -32,7 +34,13 @@ func (s *Server) addHooks() error {
 		{"rbac/default-policy", func(ctx context.Context) error { return rbac.EnsurePolicy(ctx, s.client) }},
 		{"scheduling/system-priority-classes", func(ctx context.Context) error { return scheduling.EnsureSystemClasses(ctx, s.client) }},
 		{"priority-and-fairness-config-producer", func(ctx context.Context) error { return flowcontrol.EnsureBootstrap(ctx, s.client) }},
-		{"system-objects", s.ensureSystemObjects},
+		{"system-objects", func(ctx context.Context) error {
+			err := s.ensureSystemObjects(ctx)
+			if err == nil {
+				close(founded)
+			}
+			return err
+		}},
 	}
 	for _, hook := range hooks {
 		err := s.generic.AddPostStartHook(hook.name, func(ctx genericapiserver.PostStartHookContext) error {
@@ -63,7 +71,11 @@ func (s *Server) addHooks() error {
 		}()
 		go func() {
 			defer close(stopped)
-			s.endpoint.run(ctx)
+			select {
+			case <-founded: // it writes to the default namespace
+				s.endpoint.run(ctx)
+			case <-ctx.Done():
+			}
 		}()
 		return nil
 	})
@@ -104,16 +116,35 @@ func (s *Server) insist(ctx context.Context, name string, f func(context.Context
 }
 
 func (s *Server) ensureSystemObjects(ctx context.Context) error {
+	group, namespaced := errgroup.WithContext(ctx)
 	for _, name := range systemNamespaces {
-		_, err := s.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return fmt.Errorf("create namespace %s: %w", name, err)
-		}
+		group.Go(func() error {
+			if err := s.ensureNamespace(namespaced, name); err != nil {
+				return fmt.Errorf("create namespace %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	if err := s.ensureServiceCIDR(ctx); err != nil {
 		return err
 	}
 	return s.ensureTrust(ctx)
+}
+
+// ensureNamespace looks first: to write is to wait until admission is ready.
+func (s *Server) ensureNamespace(ctx context.Context, name string) error {
+	all := s.client.CoreV1().Namespaces()
+	_, err := all.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = all.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return nil // by another server
+		}
+	}
+	return err
 }
 
 // ensureTrust publishes whom extension API servers are to trust.

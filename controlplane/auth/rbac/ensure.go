@@ -32,7 +32,7 @@ func EnsurePolicy(ctx context.Context, client kubernetes.Interface) error {
 	}
 
 	group, groupContext := errgroup.WithContext(ctx)
-	group.SetLimit(8)
+	group.SetLimit(16) // most of the time is that of etcd's disk, which takes many at once
 	ensure := func(kind, name string, reconcile func() error) {
 		group.Go(func() error {
 			if err := groupContext.Err(); err != nil {

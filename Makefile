@@ -15,7 +15,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api bench-node bench-scheduler conformance clean
+.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api bench-node bench-scheduler bench-proxy conformance clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,12 @@ bench-scheduler: ## measure the scheduler beside stock kube-scheduler; ROUNDS=1 
 bench-node: deps build ## measure the node agent beside the stock kubelet on a lab host (Linux, root); ROUNDS=1
 	cd test/conformance && $(GO) build -ldflags "$(LDFLAGS)" -o ../../bin/kubelet k8s.io/kubernetes/cmd/kubelet
 	$(GO) run ./test/bench/node -rounds $(or $(ROUNDS),1) -clusterctl bin/clusterctl -kubelet bin/kubelet
+
+bench-proxy: ## measure the service proxy beside stock kube-proxy (Linux, root, nft and iptables); SERVICES=1000,5000,10000 CHANGES=20
+	@mkdir -p bin
+	cd test/conformance && $(GO) build -ldflags "-s -w" -o ../../bin/kube-proxy k8s.io/kubernetes/cmd/kube-proxy
+	$(GO) build -o bin/bench-proxy ./test/bench/proxy
+	bin/bench-proxy -services $(or $(SERVICES),1000$(comma)5000$(comma)10000) -changes $(or $(CHANGES),20) -kube-proxy bin/kube-proxy
 
 conformance: ## Kubernetes' own conformance suite on lab hosts (Linux, root); FOCUS=… SKIP=… PROCS=…
 	@$(MAKE) --no-print-directory deps build

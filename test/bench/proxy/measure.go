@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// result is what was measured of one proxy with one number of services.
+type result struct {
+	cold     time.Duration   // from its start until the services answered
+	coldCPU  time.Duration   // of it and what it ran, until then
+	changes  []time.Duration // from an endpoint's change until packets went there
+	changeIn time.Duration   // CPU time of one change
+	first    []time.Duration // what a connection waited for
+	memory   int64           // bytes, resident, after all of that
+}
+
+const (
+	patience = 10 * time.Minute // for services to answer
+	// attempt is how long one connection may take before another is tried.
+	attempt = time.Second
+	// between is the time from one change to the next: stock's proxies wait a
+	// second after each.
+	between     = 1500 * time.Millisecond
+	connections = 1000
+)
+
+// measure starts a proxy in a world of its own and measures it.
+func measure(ctx context.Context, c contestant, services, changes int) (r result, err error) {
+	w, err := newWorld()
+	if err != nil {
+		return r, err
+	}
+	defer w.close()
+	a, err := newAPI(services)
+	if err != nil {
+		return r, err
+	}
+	var listener net.Listener
+	if err := within(w.node, func() (err error) {
+		listener, err = net.Listen("tcp4", "127.0.0.1:0")
+		return err
+	}); err != nil {
+		return r, fmt.Errorf("listen: %w", err)
+	}
+	defer a.serve(listener).Close()
+	dir, err := os.MkdirTemp("", "bench-proxy-")
+	if err != nil {
+		return r, fmt.Errorf("make a directory: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	command, err := c.command(dir, "http://"+listener.Addr().String())
+	if err != nil {
+		return r, err
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return r, fmt.Errorf("make a log: %w", err)
+	}
+	defer log.Close()
+	command.Stdout, command.Stderr = log, log
+	start := time.Now()
+	if err := w.start(command); err != nil {
+		return r, fmt.Errorf("start %s: %w", c.name, err)
+	}
+	defer func() {
+		_ = command.Process.Signal(syscall.SIGTERM)
+		_ = command.Wait()
+		if err != nil {
+			text, _ := os.ReadFile(log.Name())
+			err = fmt.Errorf("%w; the end of its log: %s", err, text[max(0, len(text)-2000):])
+		}
+	}()
+	err = within(w.client, func() error {
+		for _, i := range append([]int{services - 1, 0}, rand.Perm(services)[:50]...) {
+			if err := w.await(ctx, start, i, ""); err != nil {
+				return err
+			}
+		}
+		r.cold = time.Since(start)
+		return nil
+	})
+	if err != nil {
+		return r, err
+	}
+	if r.coldCPU, err = spent(command); err != nil {
+		return r, err
+	}
+	err = within(w.client, func() error { return r.change(ctx, w, a, services, changes) })
+	if err != nil {
+		return r, err
+	}
+	after, err := spent(command)
+	if err != nil {
+		return r, err
+	}
+	r.changeIn = (after - r.coldCPU) / time.Duration(changes)
+	err = within(w.client, func() error {
+		dialer := &net.Dialer{Timeout: attempt}
+		for range connections {
+			_, took, err := w.connect(dialer, clusterAddress(rand.IntN(services)).String()+":80")
+			if err != nil {
+				return fmt.Errorf("connect to a service: %w", err)
+			}
+			r.first = append(r.first, took)
+		}
+		return nil
+	})
+	if err != nil {
+		return r, err
+	}
+	r.memory, err = resident(command)
+	return r, err
+}
+
+// change gives services another endpoint instead of one of their two, and waits
+// until packets go there.
+func (r *result) change(ctx context.Context, w *world, a *api, services, changes int) error {
+	for _, i := range rand.Perm(services)[:changes] {
+		time.Sleep(between)
+		want := endpointAddress(i, 2)
+		start := time.Now()
+		if err := a.put("endpointslices", serviceName(i), sliceObject(i, endpointAddress(i, 0), want)); err != nil {
+			return err
+		}
+		if err := w.await(ctx, start, i, want.String()); err != nil {
+			return err
+		}
+		r.changes = append(r.changes, time.Since(start))
+	}
+	return nil
+}
+
+// await waits until a service answers; with want, until that pod does. Whoever
+// waits for one of two pods tries twice on average.
+func (w *world) await(ctx context.Context, since time.Time, i int, want string) error {
+	to := clusterAddress(i).String() + ":80"
+	answered := make(chan struct{}, 1)
+	try := func() error {
+		if _, _, err := w.connect(&net.Dialer{Timeout: attempt}, to); err == nil {
+			select {
+			case answered <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	}
+	for time.Since(since) < patience {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if want != "" { // it answers in any case, and at once
+			pod, _, err := w.connect(&net.Dialer{Timeout: attempt}, to)
+			if err == nil && pod == want {
+				return nil
+			}
+			continue
+		}
+		// Packets that nobody leads anywhere are lost: try again every moment.
+		go func() { _ = within(w.client, try) }()
+		select {
+		case <-answered:
+			return nil
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return errors.New("a service does not answer")
+}
+
+// spent is the CPU time of a program and of those it has run.
+func spent(command *exec.Cmd) (time.Duration, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", command.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("read CPU time: %w", err)
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	var ticks int64
+	for _, field := range strings.Fields(rest)[11:15] { // utime, stime, cutime, cstime
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read CPU time: %w", err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
+}
+
+// resident is how much memory a program holds, in bytes.
+func resident(command *exec.Cmd) (int64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", command.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("read memory: %w", err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kilobytes, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return kilobytes << 10, err
+		}
+	}
+	return 0, errors.New("no VmRSS")
+}
+
+// percentile of durations.
+func percentile(all []time.Duration, p int) time.Duration {
+	if len(all) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[min(len(sorted)*p/100, len(sorted)-1)]
+}

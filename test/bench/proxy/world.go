@@ -1,0 +1,192 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// world is a node with a client before it and pods behind it, each in a
+// network namespace of its own:
+//
+//	client 192.0.2.2 ── 192.0.2.1 node 198.51.100.1 ── every address of 10.128.0.0/14
+type world struct {
+	node, client, pods netns.NsHandle
+	listeners          []net.Listener
+}
+
+const (
+	nodeAddress = "192.0.2.1"
+	podCIDR     = "10.128.0.0/14"
+	serviceCIDR = "10.96.0.0/14"
+	podPort     = 8080
+)
+
+func newWorld() (*world, error) {
+	w := &world{}
+	for _, ns := range []*netns.NsHandle{&w.node, &w.client, &w.pods} {
+		created, err := newNamespace()
+		if err != nil {
+			return nil, err
+		}
+		*ns = created
+	}
+	return w, errors.Join(
+		w.cable("client", w.client, nodeAddress+"/24", "192.0.2.2/24", nodeAddress),
+		w.cable("pods", w.pods, "198.51.100.1/24", "198.51.100.2/24", "198.51.100.1"),
+		within(w.node, func() error {
+			link, err := netlink.LinkByName("pods")
+			if err != nil {
+				return err
+			}
+			_, pods, _ := net.ParseCIDR(podCIDR)
+			return errors.Join(up("lo"), os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+				netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: pods, Gw: net.ParseIP("198.51.100.2")}))
+		}),
+		within(w.pods, w.answer),
+	)
+}
+
+// answer has every address of the pods answer with itself.
+func (w *world) answer() error {
+	link, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	_, pods, _ := net.ParseCIDR(podCIDR)
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: pods, Type: syscall.RTN_LOCAL, Table: 255, Scope: netlink.SCOPE_HOST}
+	if err := errors.Join(up("lo"), netlink.RouteAdd(route)); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp4", fmt.Sprintf(":%d", podPort))
+	if err != nil {
+		return err
+	}
+	w.listeners = append(w.listeners, listener)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			host, _, _ := net.SplitHostPort(conn.LocalAddr().String())
+			_, _ = conn.Write([]byte(host))
+			conn.Close()
+		}
+	}()
+	return nil
+}
+
+func (w *world) close() {
+	for _, l := range w.listeners {
+		l.Close()
+	}
+	for _, ns := range []netns.NsHandle{w.node, w.client, w.pods} {
+		ns.Close()
+	}
+}
+
+func newNamespace() (netns.NsHandle, error) {
+	type result struct {
+		ns  netns.NsHandle
+		err error
+	}
+	created := make(chan result)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with us
+		ns, err := netns.New()
+		created <- result{ns, err}
+	}()
+	r := <-created
+	if r.err != nil {
+		return r.ns, fmt.Errorf("make a network namespace (root may): %w", r.err)
+	}
+	return r.ns, nil
+}
+
+// within runs f on a thread inside a network namespace.
+func within(ns netns.NsHandle, f func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with us
+		if err := netns.Set(ns); err != nil {
+			result <- err
+			return
+		}
+		result <- f()
+	}()
+	return <-result
+}
+
+func up(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// cable connects a namespace with the node.
+func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway string) error {
+	address := func(link netlink.Link, text string) error {
+		a, err := netlink.ParseAddr(text)
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
+	}
+	if err := within(w.node, func() error {
+		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
+		return errors.Join(netlink.LinkAdd(link), address(link, near))
+	}); err != nil {
+		return fmt.Errorf("lay a cable: %w", err)
+	}
+	return within(ns, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(address(link, far), netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway)}))
+	})
+}
+
+// start runs a program on the node.
+func (w *world) start(command *exec.Cmd) error {
+	return within(w.node, func() error {
+		// It ends with us. The thread lives as long as it does.
+		started := make(chan error)
+		go func() {
+			runtime.LockOSThread()
+			if err := netns.Set(w.node); err != nil {
+				started <- err
+				return
+			}
+			started <- command.Start()
+		}()
+		return <-started
+	})
+}
+
+// connect connects from the client and returns which pod answered, and how
+// long that took.
+func (w *world) connect(dialer *net.Dialer, to string) (pod string, took time.Duration, err error) {
+	start := time.Now()
+	conn, err := dialer.Dial("tcp4", to)
+	if err != nil {
+		return "", 0, err
+	}
+	took = time.Since(start)
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	buffer := make([]byte, 64)
+	n, err := conn.Read(buffer)
+	return string(buffer[:n]), took, err
+}

@@ -27,6 +27,10 @@ const (
 // startGCPercent holds until the first look at what is in use.
 const startGCPercent = 50
 
+// startUp is how long the work of starting counts, which says nothing of the
+// work to come.
+const startUp = 15 * time.Second
+
 // settleEvery is how often memory is given back at most.
 const settleEvery = time.Minute
 
@@ -43,12 +47,15 @@ func paceGC(ctx context.Context) {
 	var headroom uint64
 	percent := startGCPercent
 	busy, settled := true, time.Now().Add(-settleEvery)
+	started := time.After(startUp)
 	tick := time.NewTicker(paceTick)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-started:
+			headroom = 0
 		case <-tick.C:
 		}
 		allocated, live := read()

@@ -15,7 +15,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build payload test unit integration linearizability kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api bench-node bench-scheduler bench-proxy conformance clean
+.PHONY: help deps build payload test unit integration linearizability failover kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api bench-failover bench-node bench-scheduler bench-proxy conformance clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ build: payload ## build bin/clusterctl (with the payload), bin/controlplane, bin
 payload: ## build what clusterctl carries for the hosts (only what changed)
 	$(GO) run ./bundle/pack -arch $(ARCH) -version $(VERSION)
 
-test: unit integration linearizability kubectl helm e2e ## every test; the end-to-end part needs root on Linux and says so where it is skipped
+test: unit integration linearizability failover kubectl helm e2e ## every test; the end-to-end part needs root on Linux and says so where it is skipped
 
 unit: ## unit tests
 	$(GO) test $$($(GO) list ./... | grep -v -e /test/)
@@ -43,6 +43,9 @@ integration: ## the API server against a real etcd, in one process
 
 linearizability: ## three API servers and etcd members that are killed, judged by what clients saw; TIME=5m for longer
 	CLUSTERCTL_LINEARIZABILITY=$(TIME) $(GO) test -count=1 -timeout 60m -v ./test/linearizability/...
+
+failover: ## the leading scheduler and controllers are killed, and others go on
+	$(GO) test ./test/failover/...
 
 kubectl: ## every verb of kubectl, against a control plane without nodes
 	$(GO) test ./test/kubectl/...
@@ -99,6 +102,9 @@ bench-proxy: ## measure the service proxy beside stock kube-proxy (Linux, root, 
 	cd test/conformance && $(GO) build -ldflags "-s -w" -o ../../bin/kube-proxy k8s.io/kubernetes/cmd/kube-proxy
 	$(GO) build -o bin/bench-proxy ./test/bench/proxy
 	bin/bench-proxy -services $(or $(SERVICES),1000$(comma)5000$(comma)10000) -changes $(or $(CHANGES),20) -kube-proxy bin/kube-proxy
+
+bench-failover: ## kill the leading scheduler or controllers, time until a new Deployment's pod is bound; KILLS=20
+	$(GO) test -count=1 -timeout 30m -run '^$$' -bench Failover -benchtime $(or $(KILLS),20)x ./test/failover/
 
 conformance: ## Kubernetes' own conformance suite on lab hosts (Linux, root); FOCUS=… SKIP=… PROCS=…
 	@$(MAKE) --no-print-directory deps build

@@ -16,16 +16,16 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// A dead leader's lease is out after 3 s, and a successor tries every 0.5 to
-// 1.1 s (the library adds the jitter), so work goes on about 3.5 s after a
-// host's death. A shorter lease would let a leader on a busy host lose it for
-// no reason: as it is, it may miss three renewals in a row, and has to stop a
-// second before another may start. Every candidate times the lease by its own
-// clock, so skew between hosts does not matter.
+// A dead leader's lease is out two seconds after its last renewal, and those
+// who wait for it watch it, so they know to the moment when that is: work goes
+// on within two seconds and the time that it takes to start. A leader may miss
+// three renewals in a row, and has to stop 0.4 s before another may start; a
+// shorter lease would be lost on a busy host for no reason. Every candidate
+// times the lease by its own clock, so skew between hosts does not matter.
 const (
-	leaseDuration  = 3 * time.Second
-	renewDeadline  = 2 * time.Second
-	retryPeriod    = 500 * time.Millisecond
+	leaseDuration  = 2 * time.Second
+	renewDeadline  = 1200 * time.Millisecond
+	retryPeriod    = 400 * time.Millisecond
 	releaseTimeout = time.Second
 )
 
@@ -46,15 +46,20 @@ type Options struct {
 // Run returns nil when ctx has ended, and an error when run returned one, or
 // returned at all, while it still led.
 func Run(ctx context.Context, client kubernetes.Interface, options Options, run func(ctx context.Context) error) error {
-	lock := &resourcelock.LeaseLock{
-		LeaseMeta:  metav1.ObjectMeta{Name: options.Name, Namespace: options.Namespace},
-		Client:     client.CoordinationV1(),
-		LockConfig: resourcelock.ResourceLockConfig{Identity: options.Identity},
-	}
-	for ctx.Err() == nil {
-		t := &term{lock: lock, run: run, logger: options.Logger.With("election", options.Name)}
+	logger := options.Logger.With("election", options.Name)
+	wait := &waiting{client: client.CoordinationV1().Leases(options.Namespace), name: options.Name, logger: logger}
+	for wait.vacant(ctx) {
+		lock := &bid{LeaseLock: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Name: options.Name, Namespace: options.Namespace},
+			Client:     client.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: options.Identity},
+		}, out: wait.last}
+		t := &term{lock: lock, run: run, logger: logger}
 		if err := t.serve(ctx); err != nil {
 			return fmt.Errorf("lead %s: %w", options.Name, err)
+		}
+		if !lock.won {
+			pause(ctx) // whatever was in the way
 		}
 	}
 	return nil
@@ -62,7 +67,7 @@ func Run(ctx context.Context, client kubernetes.Interface, options Options, run 
 
 // term is one candidacy and the leadership it ends in.
 type term struct {
-	lock   *resourcelock.LeaseLock
+	lock   *bid
 	run    func(context.Context) error
 	logger *slog.Logger
 
@@ -76,6 +81,7 @@ func (t *term) serve(ctx context.Context) error {
 	// The lease outlives ctx, so that it is held while run winds down.
 	hold, drop := context.WithCancel(context.WithoutCancel(ctx))
 	defer drop()
+	t.lock.lost = drop
 	stopWatching := context.AfterFunc(ctx, func() {
 		if t.closeForStart() == nil {
 			drop()
@@ -94,7 +100,6 @@ func (t *term) serve(ctx context.Context) error {
 				t.work(ctx, held)
 			},
 			OnStoppedLeading: func() {},
-			OnNewLeader:      func(identity string) { t.logger.Info("leader elected", "leader", identity) },
 		},
 	})
 	if err != nil {

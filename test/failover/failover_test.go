@@ -3,9 +3,6 @@ package failover
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,109 +16,23 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
-	"clusterctl/bootstrap/pki"
-	"clusterctl/hostconfig"
 	"clusterctl/test/fixture"
 )
-
-const controlPlanes = 3
 
 // The leases of what is killed, in kube-system.
 var leases = []string{"kube-scheduler", "kube-controller-manager"}
 
-// member is one control plane.
-type member struct {
-	*fixture.Process
-	config hostconfig.ControlPlane
-	client kubernetes.Interface
-}
-
-// start builds the control plane and starts three, which end with the test.
-func start(t testing.TB) []*member {
-	t.Helper()
-	dir := t.TempDir()
-	program := filepath.Join(dir, "controlplane")
-	build := exec.Command("go", "build", "-o", program, "./cmd/controlplane")
-	build.Dir = "../.."
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the control plane: %v\n%s", err, output)
-	}
-	ports, err := fixture.Ports(2 + controlPlanes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	run := func(command, name string, config any) *fixture.Process {
-		path := filepath.Join(dir, name+".yaml")
-		raw, err := hostconfig.Marshal(config)
-		if err == nil {
-			err = os.WriteFile(path, raw, 0o600)
-		}
-		process := &fixture.Process{Name: name, Path: program, Args: []string{command, "--config", path}, Log: path + ".log"}
-		if err == nil {
-			err = process.Start()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		process.EndWith(t)
-		return process
-	}
-	etcd := "https://" + fixture.Loopback(ports[0])
-	var members []*member
-	for i := range controlPlanes {
-		members = append(members, &member{
-			config: fixture.ControlPlane(dir, fmt.Sprint("cp", i+1), fmt.Sprint("192.0.2.", i+1), ports[2+i], etcd),
-		})
-	}
-	keys := hostconfig.PKI(members[0].config.PKIDir)
-	authorities, err := fixture.WritePKI(keys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	run("etcd", "etcd", hostconfig.Etcd{
-		Name: "etcd", Address: "127.0.0.1", ClientPort: ports[0], PeerPort: ports[1],
-		DataDir: filepath.Join(dir, "etcd"), PKIDir: members[0].config.PKIDir,
-		InitialCluster: "etcd=https://" + fixture.Loopback(ports[1]), InitialState: "new", ClusterToken: "test",
-	})
-	for _, m := range members {
-		m.Process = run("run", m.config.NodeName, m.config)
-		m.client = administrator(t, authorities, m.config.Port)
-	}
-	for _, m := range members {
-		m.awaitReady(t)
-	}
-	return members
-}
-
-func administrator(t testing.TB, authorities pki.Bundle, port int) kubernetes.Interface {
-	t.Helper()
-	config, err := fixture.Certificate(authorities, port, "admin", "system:masters")
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return client
-}
-
-func (m *member) awaitReady(t testing.TB) {
-	t.Helper()
-	fixture.Eventually(t, m.Name+" to be ready", func(ctx context.Context) error {
-		return m.client.Discovery().RESTClient().Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).Error()
-	})
-}
+func start(t testing.TB) []*fixture.Member { return fixture.StartControlPlanes(t, "../..", 3) }
 
 // leader is the member that holds a lease, and another.
-func leader(t testing.TB, members []*member, lease string) (leads, other *member) {
+func leader(t testing.TB, members []*fixture.Member, lease string) (leads, other *fixture.Member) {
 	t.Helper()
 	fixture.Eventually(t, "a leader by "+lease, func(ctx context.Context) error {
-		holder, err := holder(ctx, members[0].client, lease)
+		holder, err := holder(ctx, members[0].Client, lease)
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(members, func(m *member) bool { return strings.HasPrefix(holder, m.config.NodeName+"_") })
+		i := slices.IndexFunc(members, func(m *fixture.Member) bool { return strings.HasPrefix(holder, m.Config.NodeName+"_") })
 		if i < 0 {
 			return fmt.Errorf("%q holds %s", holder, lease)
 		}
@@ -190,11 +101,11 @@ func deploy(t testing.TB, client kubernetes.Interface, name string) {
 // failover kills who holds lease and returns how long it takes until a new
 // Deployment's pod is bound, and how much of that until each lease has a living
 // holder. Afterwards all three run again.
-func failover(t testing.TB, members []*member, lease string, round int) (bound, taken time.Duration) {
+func failover(t testing.TB, members []*fixture.Member, lease string, round int) (bound, taken time.Duration) {
 	t.Helper()
 	dead, other := leader(t, members, lease)
-	fixture.Eventually(t, "the node to be ready", func(ctx context.Context) error { return beat(ctx, other.client) })
-	gone := dead.config.NodeName + "_"
+	fixture.Eventually(t, "the node to be ready", func(ctx context.Context) error { return beat(ctx, other.Client) })
+	gone := dead.Config.NodeName + "_"
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	held := make(chan time.Duration, len(leases))
@@ -205,7 +116,7 @@ func failover(t testing.TB, members []*member, lease string, round int) (bound, 
 	for _, name := range leases {
 		go func() {
 			for {
-				if holder, err := holder(ctx, other.client, name); err == nil && !strings.HasPrefix(holder, gone) || ctx.Err() != nil {
+				if holder, err := holder(ctx, other.Client, name); err == nil && !strings.HasPrefix(holder, gone) || ctx.Err() != nil {
 					held <- time.Since(began)
 					return
 				}
@@ -213,7 +124,7 @@ func failover(t testing.TB, members []*member, lease string, round int) (bound, 
 			}
 		}()
 	}
-	deploy(t, other.client, fmt.Sprint("round-", round))
+	deploy(t, other.Client, fmt.Sprint("round-", round))
 	bound = time.Since(began)
 	for range leases {
 		taken = max(taken, <-held)
@@ -221,7 +132,7 @@ func failover(t testing.TB, members []*member, lease string, round int) (bound, 
 	if err := dead.Start(); err != nil {
 		t.Fatal(err)
 	}
-	dead.awaitReady(t)
+	dead.AwaitReady(t)
 	// Its turn as a candidate comes a moment later.
 	time.Sleep(time.Second)
 	return bound, taken

@@ -18,6 +18,9 @@ type Cluster struct {
 	NodePortRange    string   `json:"nodePortRange"`    // 30000-32767
 	ControlPlanes    []string `json:"controlPlanes"`    // host:port of every API server, sorted
 	ExternalEndpoint string   `json:"externalEndpoint"` // host:port clients outside use; may be empty
+	// LoadBalancerPools give services of type LoadBalancer their addresses; none:
+	// that is somebody else's business. Only control planes are told.
+	LoadBalancerPools []LoadBalancerPool `json:"loadBalancerPools,omitempty"`
 }
 
 // ControlPlane configures `controlplane run` (and its parts run alone).

@@ -67,6 +67,7 @@ func (c *checker) checkCluster(inv *Inventory) {
 	c.checkServiceProxy(cluster.ServiceProxy)
 	c.checkAccess(inv)
 	c.checkIngress(inv)
+	c.checkLoadBalancer(inv)
 }
 
 func (c *checker) checkEndpoint(endpoint string) {

@@ -51,6 +51,26 @@ type Cluster struct {
 	ServiceProxy ServiceProxy `json:"serviceProxy,omitempty"`
 	// Which nodes serve Ingresses, on their ports 80 and 443. Default: none.
 	Ingress Ingress `json:"ingress,omitempty"`
+	// Addresses for services of type LoadBalancer. Default: none; that is left to other programs.
+	LoadBalancer LoadBalancer `json:"loadBalancer,omitempty"`
+}
+
+// LoadBalancer says where services of type LoadBalancer get their addresses
+// from. One node at a time answers for each address (ARP, NDP), so that they have
+// to be of the network that the nodes are in.
+type LoadBalancer struct {
+	// Pools of addresses, tried in this order.
+	Pools []LoadBalancerPool `json:"pools,omitempty"`
+}
+
+// LoadBalancerPool is a set of addresses that nobody else uses.
+type LoadBalancerPool struct {
+	// What services that want an address of this pool say in the annotation clusterctl.io/load-balancer-pool.
+	Name string `json:"name"`
+	// Networks (192.0.2.128/25), ranges (192.0.2.10-192.0.2.20) and addresses, IPv4 or IPv6. Of an IPv4 network, the first and the last address are left out.
+	Addresses []string `json:"addresses"`
+	// Services that ask for nothing in particular get their addresses here. Default: true.
+	AutoAssign *bool `json:"autoAssign,omitempty" jsonschema:"default=true"`
 }
 
 // ServiceProxy is how nodes lead packets to services.

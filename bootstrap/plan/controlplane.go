@@ -21,6 +21,7 @@ func (b *builder) controlPlane(h inventory.Host) error {
 		Cluster: b.cluster, NodeName: h.Name, Address: h.Address, Port: hostconfig.PortAPI,
 		PKIDir: hostconfig.PKIDir, Prefix: "/registry",
 	}
+	config.Cluster.LoadBalancerPools = b.inv.Cluster.LoadBalancer.HostConfig()
 	for _, m := range b.members {
 		config.Etcd = append(config.Etcd, clientURL(m))
 	}

@@ -313,6 +313,7 @@ func (s statusStrategy[T]) PrepareForUpdate(ctx context.Context, obj, old runtim
 	if s.d.Status.KeepMetadata {
 		kept.SetLabels(o.GetLabels())
 		kept.SetAnnotations(o.GetAnnotations())
+		kept.SetFinalizers(o.GetFinalizers())
 	}
 	kept.SetManagedFields(o.GetManagedFields())
 	kept.SetResourceVersion(o.GetResourceVersion())

@@ -109,7 +109,7 @@ type Definition[T Object] struct {
 
 // Status tells what a write to the status subresource may do. All of the
 // object but its status is reset to the stored one before Prepare, unless
-// KeepMetadata (labels and annotations may change: nodes, pods).
+// KeepMetadata (labels, annotations and finalizers may change: nodes, pods).
 type Status[T Object] struct {
 	// Copy sets to's status to from's.
 	Copy         func(to, from T)

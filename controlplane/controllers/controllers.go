@@ -34,6 +34,7 @@ import (
 	"clusterctl/controlplane/controllers/horizontalpodautoscaler"
 	"clusterctl/controlplane/controllers/job"
 	"clusterctl/controlplane/controllers/legacytokens"
+	"clusterctl/controlplane/controllers/loadbalancer"
 	"clusterctl/controlplane/controllers/namespace"
 	"clusterctl/controlplane/controllers/nodeipam"
 	"clusterctl/controlplane/controllers/nodelifecycle"
@@ -90,6 +91,9 @@ var table = []struct {
 	{"endpoints", plain(endpoints.New)},
 	{"endpointslicemirroring", plain(endpointslicemirroring.New)},
 	{"servicecidr", plain(servicecidr.New)},
+	{"loadbalancer", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
+		return loadbalancer.New(env, c.Cluster.LoadBalancerPools)
+	}},
 	{"nodelifecycle", plain(nodelifecycle.New)},
 	{"tainteviction", plain(tainteviction.New)},
 	{"nodeipam", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {

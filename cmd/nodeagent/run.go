@@ -224,8 +224,13 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		return self.Run(ctx)
 	})
 	start("pods", func() error { return agent.Run(ctx) })
-	start("shims", func() error {
-		runtime.EndStrays(ctx, filepath.Join(hostconfig.CtrState, "io.containerd.runtime.v2.task"), logger.With("part", "runtime"))
+	start("strays", func() error {
+		strays := runtime.Strays{
+			Tasks: filepath.Join(hostconfig.CtrState, "io.containerd.runtime.v2.task"),
+			Runc:  filepath.Join(hostconfig.BinDir, "runc"), Root: filepath.Join(hostconfig.RunDir, "runc"),
+			Logger: logger.With("part", "runtime"),
+		}
+		strays.End(ctx)
 		return nil
 	})
 	start("plugins", func() error {

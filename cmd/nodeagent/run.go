@@ -122,8 +122,9 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Services: core.Services(), Slices: slices, Nodes: core.Nodes(),
 		NodeName: config.NodeName, Log: logger.With("part", "ingress"),
 	}, config.Ingress)
+	gate := policy.NewGate()
 	start("network policies", func() error {
-		return policy.Run(ctx, policy.Config{Client: client, Own: own.Core().V1().Pods().Informer(), Log: logger.With("part", "policy")})
+		return policy.Run(ctx, policy.Config{Client: client, Own: own.Core().V1().Pods().Informer(), Gate: gate, Log: logger.With("part", "policy")})
 	})
 	keeper, err := certs.New(ctx, pki, config.NodeName, config.Address, client)
 	if err != nil {
@@ -199,7 +200,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Synced: []cache.InformerSynced{core.Services().Informer().HasSynced},
 		Tokens: tokens, Drivers: storage,
 		Recorder: recorder, Metrics: counters, Logger: logger.With("part", "pods"),
-		Node: self.Current, NetworkReady: self.NetworkReady,
+		Node: self.Current, NetworkReady: self.NetworkReady, Guard: gate.Pass,
 	})
 	claimed := stats.NewVolumes(agent.Volumes.Claimed)
 	gatherers := shownMetrics(counters, agent, claimed, cri, logger.With("part", "metrics"))

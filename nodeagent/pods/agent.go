@@ -85,6 +85,9 @@ type Config struct {
 
 	Node         func() *v1.Node // this node, as the API has it; nil before it is known
 	NetworkReady func() bool     // pods can be given addresses
+	// Guard returns once a pod with these addresses may send and receive
+	// packets; nil: at once.
+	Guard func(context.Context, *v1.Pod) error
 }
 
 // Agent runs the pods of this host. Its exported methods are safe for

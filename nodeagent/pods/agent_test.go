@@ -46,6 +46,7 @@ type bench struct {
 	node    *v1.Node // nil: room for everything
 	groups  Cgroups
 	devices Devices
+	guard   func(context.Context, *v1.Pod) error
 	static  manifests
 	running *Agent
 	stop    func()
@@ -82,7 +83,7 @@ func (b *bench) agent(ctx context.Context, cri internalapi.RuntimeService) *Agen
 		Services: factory.Core().V1().Services().Lister(), Pods: factory.Core().V1().Pods().Informer(),
 		Synced:   []cache.InformerSynced{factory.Core().V1().Services().Informer().HasSynced},
 		Recorder: record.NewFakeRecorder(1000), Logger: logger,
-		Node: func() *v1.Node { return b.node }, NetworkReady: func() bool { return true },
+		Node: func() *v1.Node { return b.node }, NetworkReady: func() bool { return true }, Guard: b.guard,
 	})
 	factory.Start(ctx.Done())
 	return agent
@@ -151,6 +152,39 @@ func (b *bench) until(what string, holds func(*v1.Pod) bool) *v1.Pod {
 func ready(p *v1.Pod) bool {
 	c := condition(&p.Status, v1.PodReady)
 	return c != nil && c.Status == v1.ConditionTrue
+}
+
+func TestNoContainerIsMadeBeforeThePodIsGuarded(t *testing.T) {
+	b := newBench(t)
+	asked, pass := make(chan string, 100), make(chan struct{})
+	b.guard = func(ctx context.Context, pod *v1.Pod) error {
+		asked <- pod.Status.PodIP
+		select {
+		case <-pass:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if _, err := b.client.CoreV1().Pods("n").Create(t.Context(), testPod(v1.RestartPolicyAlways), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	defer func() { b.stop() }()
+	select {
+	case address := <-asked:
+		if address == "" {
+			t.Error("nobody can guard a pod without an address")
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the pod's guard is never asked")
+	}
+	time.Sleep(200 * time.Millisecond)
+	if calls := b.cri.GetCalls(); slices.Contains(calls, "CreateContainer") {
+		t.Errorf("a container was made before the pod was guarded: %v", calls)
+	}
+	close(pass)
+	b.until("ready", ready)
 }
 
 func TestAgentRunsAdoptsRestartsAndDeletes(t *testing.T) {

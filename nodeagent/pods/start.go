@@ -64,6 +64,11 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 			options.Pid, options.TargetId = criv1.NamespaceMode_TARGET, run.ID
 		}
 	}
+	if a.Guard != nil {
+		if err := a.Guard(ctx, pod); err != nil {
+			return fault(reasonCreate, err)
+		}
+	}
 	done := a.starts.take(ctx)
 	id, err := a.Config.Runtime.CreateContainer(ctx, sandbox.ID, config, sandboxConfig)
 	if err != nil {

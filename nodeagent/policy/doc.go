@@ -4,6 +4,7 @@
 // What lives here:
 //
 //   - enforce.go: Run and Remove, when to do what
+//   - gate.go: holding a pod's first container back until its policies hold
 //   - watch.go: what is known of the cluster, and how little of it is watched
 //   - picture.go: the chains and sets that the policies ask for, a pure
 //     function of policies, pods and namespaces

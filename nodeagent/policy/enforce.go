@@ -21,6 +21,7 @@ import (
 type Config struct {
 	Client kubernetes.Interface      // may list policies, namespaces and all pods
 	Own    cache.SharedIndexInformer // of this node's pods; started by the caller
+	Gate   *Gate                     // holds pods back that policies select; nil: nobody passes one
 	Log    *slog.Logger
 }
 
@@ -47,6 +48,9 @@ const bridgeFilter = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 func Run(ctx context.Context, config Config) error { return run(ctx, config, &kernel{}) }
 
 func run(ctx context.Context, config Config, kernel *kernel) error {
+	if config.Gate == nil {
+		config.Gate = NewGate()
+	}
 	e := &enforcer{config: config, kernel: kernel, changed: make(chan struct{}, 1)}
 	factory := informers.NewSharedInformerFactoryWithOptions(config.Client, 0, informers.WithTransform(slim))
 	policies := factory.Networking().V1().NetworkPolicies()
@@ -65,6 +69,8 @@ func run(ctx context.Context, config Config, kernel *kernel) error {
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil
 	}
+	config.Gate.selected, config.Gate.wake = e.selects, e.wake
+	close(config.Gate.open)
 	e.loop(ctx)
 	return nil
 }
@@ -125,18 +131,28 @@ func (e *enforcer) loop(ctx context.Context) {
 	}
 }
 
-// sync makes the kernel's rules what they have to be.
+// selects tells whether any policy selects a pod.
+func (e *enforcer) selects(pod *corev1.Pod) bool {
+	policies, err := e.policies.NetworkPolicies(pod.Namespace).List(labels.Everything())
+	return err != nil || isolated(policies, []*corev1.Pod{pod})
+}
+
+// sync makes the kernel's rules what they have to be, and lets pods pass that
+// waited for them.
 func (e *enforcer) sync(ctx context.Context) error {
+	own, turn := e.config.Gate.merge(e.config.Own.GetStore())
+	if err := e.enforce(ctx, own); err != nil {
+		return err
+	}
+	e.config.Gate.reached(turn)
+	return nil
+}
+
+func (e *enforcer) enforce(ctx context.Context, own []*corev1.Pod) error {
 	start := time.Now()
 	policies, err := e.policies.List(labels.Everything())
 	if err != nil {
 		return fmt.Errorf("list network policies: %w", err)
-	}
-	var own []*corev1.Pod
-	for _, object := range e.config.Own.GetStore().List() {
-		if pod, ok := object.(*corev1.Pod); ok {
-			own = append(own, pod)
-		}
 	}
 	if !isolated(policies, own) {
 		changed, err := e.kernel.apply(nil)

@@ -27,7 +27,6 @@ type group struct {
 	reads, writes              map[string]float64 // by device
 	readsBytes, writesBytes    map[string]float64
 	init                       int // a process that is in the group itself; 0: none
-	created                    float64
 	kernelMemory, workingSet   float64
 	hasMemory, hasCPU, hasTask bool
 }

@@ -145,6 +145,14 @@ type Eviction struct {
 	TransitionSeconds  int               `json:"transitionSeconds,omitempty"`  // 0: 300
 }
 
+// EvictionSignals are the signals of Eviction.
+var EvictionSignals = []string{
+	"memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree", "pid.available",
+}
+
+// Reservable is what NodeAgent.Reserved may name.
+var Reservable = []string{"cpu", "memory", "ephemeral-storage", "pid"}
+
 // Taint is a node taint as the Kubernetes API has it.
 type Taint struct {
 	Key    string `json:"key"`

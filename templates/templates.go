@@ -21,6 +21,7 @@ var parsed = template.Must(template.New("").Funcs(template.FuncMap{
 type Host struct {
 	SysResource  bool   // the host may raise limits and lower OOM scores
 	SandboxImage string // full name of the pause image
+	StopSeconds  int    // what the node agent may take to stop
 }
 
 // paths are the constants that templates name.

@@ -41,6 +41,7 @@ func (c *checker) checkHosts(inv *Inventory) {
 	names, addresses := map[string]int{}, map[string]int{}
 	for i, h := range inv.Hosts {
 		c.checkHost(c.entries[i], inv, h)
+		c.checkSettled(c.entries[i], h)
 		c.once(c.entries[i]+".name", "host", h.Name, names)
 		c.once(c.entries[i]+".address", "address", h.Address, addresses)
 	}
@@ -140,6 +141,7 @@ func (c *checker) checkSettings(path string, s Settings, host bool) {
 		c.checkLabel(below, "taint", taint.Key, taint.Value)
 	}
 	c.checkSSH(path+".ssh", s.SSH, host)
+	c.checkNode(path+".node", s.Node)
 }
 
 func (c *checker) checkLabel(path, what, key, value string) {

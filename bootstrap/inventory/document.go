@@ -155,6 +155,47 @@ type Settings struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	// Taints of the node, set when it registers.
 	Taints []Taint `json:"taints,omitempty"`
+	// What the host keeps from its pods, and when pods have to go.
+	Node Node `json:"node,omitempty"`
+}
+
+// Node says what a host keeps from its pods, and when pods have to go. Of each
+// setting the nearest word counts as a whole.
+type Node struct {
+	// How many processes one pod may have. Default: as many as the host has room for.
+	PodPIDs int `json:"podPIDs,omitempty" jsonschema:"minimum=0"`
+	// What pods cannot have, as quantities of cpu, memory, ephemeral-storage and pid. Default: nothing is kept.
+	Reserved map[string]string `json:"reserved,omitempty"`
+	// When pods are evicted because the host runs short.
+	Eviction Eviction `json:"eviction,omitempty"`
+	// How long pods get when the host goes down, by priority. Default: 20 seconds, then 10 for pods that the cluster cannot do without.
+	Shutdown []ShutdownGrace `json:"shutdown,omitempty"`
+}
+
+// Eviction says how little of something may be left, by signal
+// (memory.available, nodefs.available, nodefs.inodesFree, imagefs.available,
+// imagefs.inodesFree, pid.available), as quantities or percentages.
+type Eviction struct {
+	// Below these, pods go at once. Signals that are not named are not looked at. Default: memory.available 100Mi, nodefs.available 10%, nodefs.inodesFree 5%, imagefs.available 15%, imagefs.inodesFree 5%.
+	Hard map[string]string `json:"hard,omitempty"`
+	// Below these, pods go when softGraceSeconds are over.
+	Soft map[string]string `json:"soft,omitempty"`
+	// How long each soft threshold may be undershot.
+	SoftGraceSeconds map[string]int `json:"softGraceSeconds,omitempty"`
+	// What has to be free beyond a threshold before it counts as kept again.
+	MinimumReclaim map[string]string `json:"minimumReclaim,omitempty"`
+	// How long a pod gets to end at most when a soft threshold ends it. Default: 0.
+	MaxPodGraceSeconds int `json:"maxPodGraceSeconds,omitempty" jsonschema:"minimum=0"`
+	// How long the node reports pressure after it has gone. Default: 300.
+	TransitionSeconds int `json:"transitionSeconds,omitempty" jsonschema:"default=300,minimum=0"`
+}
+
+// ShutdownGrace is for pods of a priority and above.
+type ShutdownGrace struct {
+	// The least priority that it is for; lower ones get the lowest grace there is.
+	Priority int `json:"priority" jsonschema:"minimum=-2147483648,maximum=2147483647"`
+	// How long they get, after those before them have ended.
+	Seconds int `json:"seconds" jsonschema:"minimum=0"`
 }
 
 // SSH says how a host is reached. What is left out comes from ssh_config, then

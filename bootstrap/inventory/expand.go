@@ -137,6 +137,7 @@ func (c *checker) settle(path string, entry HostEntry) Host {
 			}
 		}
 		host.SSH = overlay(host.SSH, layer.SSH)
+		host.Node = overlayNode(host.Node, layer.Node)
 		maps.Copy(host.Labels, layer.Labels)
 		for _, taint := range layer.Taints {
 			same := func(have Taint) bool { return have.Key == taint.Key && have.Effect == taint.Effect }

@@ -55,6 +55,7 @@ type Host struct {
 	SSH     SSH // Host is set; paths are absolute
 	Labels  map[string]string
 	Taints  []Taint
+	Node    Node
 	State   string // Present or Absent
 	Line    int    // of its entry
 }

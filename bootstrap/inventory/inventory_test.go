@@ -151,6 +151,21 @@ func TestRefusals(t *testing.T) {
 		{"pod security", cluster("podSecurity: baselin"), `4: unknown pod security standard "baselin"; did you mean baseline?`},
 		{"audit policy absent", cluster("audit: {policy: no-such-file.yaml}"), `4: stat `},
 		{"audit policy of another kind", cluster("audit: {policy: inventory_test.go}"), `4: audit policy inventory_test.go: `},
+		{"negative pids", "defaults: {node: {podPIDs: -1}}\n" + head + plane, "1: podPIDs is negative; write how many processes a pod may have, or leave it out"},
+		{"what is reserved", "defaults: {node: {reserved: {cpus: 1}}}\n" + head + plane, "1: cpus cannot be reserved; did you mean cpu?"},
+		{"how much is reserved", "defaults: {node: {reserved: {memory: 10%}}}\n" + head + plane, `1: reserved memory "10%" is no quantity; write one like 500m, 1Gi or 1000`},
+		{"eviction signal", "defaults: {node: {eviction: {hard: {memory.avail: 1Gi}}}}\n" + head + plane, `1: unknown eviction signal "memory.avail"; did you mean memory.available?`},
+		{"eviction amount", "defaults: {node: {eviction: {minimumReclaim: {pid.available: 101%}}}}\n" + head + plane,
+			`1: minimumReclaim of pid.available is neither a quantity nor a percentage: "101%"; write one like 200Mi or 10%`},
+		{"soft eviction without a grace", "defaults: {node: {eviction: {soft: {memory.available: 1Gi}}}}\n" + head + plane,
+			"5: nothing says how long cp may undershoot the soft threshold memory.available; add softGraceSeconds: with memory.available: and how many seconds it may be undershot"},
+		{"eviction times", "defaults: {node: {eviction: {transitionSeconds: -1}}}\n" + head + plane, "1: transitionSeconds is negative; write a number of seconds"},
+		{"shutdown priorities", "defaults: {node: {shutdown: [{priority: 1, seconds: 1}, {priority: 1, seconds: 2}]}}\n" + head + plane,
+			"1: priority 1 has a grace already; give each priority once"},
+		{"shutdown priority", "defaults: {node: {shutdown: [{priority: 3000000000, seconds: 1}]}}\n" + head + plane,
+			"1: no pod has the priority 3000000000; write one from -2147483648 to 2147483647"},
+		{"long shutdown", "defaults: {node: {shutdown: [{priority: 1, seconds: 3601}]}}\n" + head + plane,
+			"1: a shutdown would take 3601 seconds; keep the sum below 3600 seconds"},
 		{"ingress host", cluster("ingress: {hosts: [ons]}"), `4: there is no host "ons"; write cp`},
 		{"pool name", cluster("loadBalancer: {pools: [{name: My LAN, addresses: [192.0.2.128/25]}]}"), `4: pool name "My LAN" is no DNS label; use lower-case letters, digits and -, at most 63`},
 		{"pool twice", cluster("loadBalancer: {pools: [{name: lan, addresses: [192.0.2.128/26]}, {name: lan, addresses: [192.0.2.192/26]}]}"), `4: there are two pools lan; give each pool a name of its own`},
@@ -264,7 +279,7 @@ hosts:
 	want := `inv.yaml:1: apiVersion is "v1"; write clusterctl/v1
 inv.yaml:2: podCIDR "x" is no network; write an IPv4 network such as 10.244.0.0/16
 inv.yaml:3: a is a worker without a control plane; add a host with role control-plane
-inv.yaml:4: unknown key "color" in hosts[0]; write name, address, groups, state, roles, ssh, labels or taints
+inv.yaml:4: unknown key "color" in hosts[0]; write name, address, groups, state, roles, ssh, labels, taints or node
 inv.yaml:5: host a was given on line 4 already; give every host its own
 inv.yaml:5: address 10.0.0.1 was given on line 4 already; give every host its own`
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {

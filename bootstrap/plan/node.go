@@ -29,11 +29,30 @@ var runtimePrograms = []string{"containerd", "containerd-shim-runc-v2", "runc"}
 const maxResolvers = 3
 
 func (b *builder) templateHost(h inventory.Host) templates.Host {
-	host := templates.Host{SysResource: b.facts[h.Name].SysResource}
+	host := templates.Host{SysResource: b.facts[h.Name].SysResource, StopSeconds: stopSeconds(h)}
 	if pause, ok := b.manifest(h).Entry("pause"); ok {
 		host.SandboxImage = pause.Image
 	}
 	return host
+}
+
+// stopMargin is what the node agent needs beside its pods' time when the host
+// goes down, in seconds.
+const stopMargin = 15
+
+// stopSeconds is how long the node agent may take to stop: when the host goes
+// down, pods get their time to end first.
+func stopSeconds(h inventory.Host) int {
+	var config hostconfig.NodeAgent
+	h.Node.Apply(&config)
+	if config.Shutdown == nil {
+		config.Shutdown = hostconfig.DefaultShutdown
+	}
+	sum := stopMargin
+	for _, grace := range config.Shutdown {
+		sum += grace.Seconds
+	}
+	return sum
 }
 
 // runtimeBinaries brings what runs containers.
@@ -124,6 +143,7 @@ func (b *builder) node(h inventory.Host) error {
 		ingress := b.inv.Cluster.Ingress
 		config.Ingress = &hostconfig.Ingress{Nodes: names, MaxBodyBytes: ingress.MaxBodyBytes(), AccessLog: ingress.AccessLog}
 	}
+	h.Node.Apply(&config)
 	raw, err := hostconfig.Marshal(config)
 	if err != nil {
 		return fmt.Errorf("render the node agent's configuration: %w", err)

@@ -69,6 +69,16 @@ func newManager(t *testing.T, c hostconfig.Eviction, w *world) *Manager {
 	return New(settings, w, slog.New(slog.DiscardHandler))
 }
 
+func TestSignalsAreThoseThatInventoriesMayName(t *testing.T) {
+	var names []string
+	for _, s := range order {
+		names = append(names, string(s))
+	}
+	if !slices.Equal(names, hostconfig.EvictionSignals) {
+		t.Errorf("the host acts upon %v, inventories may name %v", names, hostconfig.EvictionSignals)
+	}
+}
+
 func TestParse(t *testing.T) {
 	s, err := Parse(hostconfig.Eviction{})
 	if err != nil || len(s.Thresholds) != 5 || s.Transition != 5*time.Minute {

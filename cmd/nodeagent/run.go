@@ -25,6 +25,7 @@ import (
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/announce"
 	"clusterctl/nodeagent/apilb"
 	"clusterctl/nodeagent/certs"
 	"clusterctl/nodeagent/cgroups"
@@ -122,6 +123,12 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Services: core.Services(), Slices: slices, Nodes: core.Nodes(),
 		NodeName: config.NodeName, Log: logger.With("part", "ingress"),
 	}, config.Ingress)
+	start("load-balancer addresses", func() error {
+		return announce.Run(ctx, announce.Config{
+			NodeName: config.NodeName, Address: config.Address, Services: core.Services(), Slices: slices, Nodes: core.Nodes(),
+			Log: logger.With("part", "announce"),
+		})
+	})
 	gate := policy.NewGate()
 	start("network policies", func() error {
 		return policy.Run(ctx, policy.Config{Client: client, Own: own.Core().V1().Pods().Informer(), Gate: gate, Log: logger.With("part", "policy")})

@@ -26,7 +26,14 @@ type (
 		Topology string `json:"topology"`
 	}
 	inventoryDefaults struct {
-		SSH inventorySSH `json:"ssh"`
+		SSH  inventorySSH  `json:"ssh"`
+		Node inventoryNode `json:"node"`
+	}
+	inventoryNode struct {
+		Eviction inventoryEviction `json:"eviction"`
+	}
+	inventoryEviction struct {
+		Hard map[string]string `json:"hard"`
 	}
 	inventorySSH struct {
 		User          string   `json:"user"`
@@ -42,6 +49,13 @@ type (
 	}
 )
 
+// evictions are when a lab's nodes evict pods. Their disk is the machine's, which
+// may be as full as its owner likes: shares of it, as nodes have them otherwise,
+// would keep every pod away from every lab on a machine that has room for many.
+var evictions = map[string]string{
+	"memory.available": "100Mi", "nodefs.available": "1Gi", "nodefs.inodesFree": "1%", "imagefs.available": "1Gi", "imagefs.inodesFree": "1%",
+}
+
 // Inventory renders the lab as an inventory for `clusterctl up`.
 func (l *Lab) Inventory() ([]byte, error) {
 	document := inventory{
@@ -53,7 +67,7 @@ func (l *Lab) Inventory() ([]byte, error) {
 			KeyFiles:      []string{l.KeyFile()},
 			KnownHosts:    []string{l.KnownHosts()},
 			HostKeyPolicy: "strict",
-		}},
+		}, Node: inventoryNode{Eviction: inventoryEviction{Hard: evictions}}},
 	}
 	for _, host := range l.Hosts {
 		if host.HasRole(RoleEtcd) {

@@ -5,7 +5,7 @@ package lab
 import (
 	"testing"
 
-	"clusterctl/bootstrap/inventory"
+	boot "clusterctl/bootstrap/inventory"
 )
 
 func TestInventoryIsOneThatClusterctlTakes(t *testing.T) {
@@ -15,7 +15,7 @@ func TestInventoryIsOneThatClusterctlTakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inv, err := inventory.Parse("inventory.yaml", raw)
+	inv, err := boot.Parse("inventory.yaml", raw)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, raw)
 	}

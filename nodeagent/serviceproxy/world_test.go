@@ -57,7 +57,7 @@ func within(ns netns.NsHandle, f func() error) error {
 	return <-result
 }
 
-func newNamespace(t *testing.T) netns.NsHandle {
+func newNamespace(t testing.TB) netns.NsHandle {
 	t.Helper()
 	created := make(chan netns.NsHandle)
 	go func() {

@@ -54,6 +54,8 @@ type ControlPlane struct {
 	// namespaces without a label of their own are held to. "": pods below
 	// baseline are warned about.
 	PodSecurity string `json:"podSecurity,omitempty"`
+	// SchedulerProfiles are beside the default one, or change it.
+	SchedulerProfiles []SchedulerProfile `json:"schedulerProfiles,omitempty"`
 }
 
 // Etcd configures `controlplane etcd`: one member, mTLS for clients and peers

@@ -65,6 +65,7 @@ func (c *checker) checkCluster(inv *Inventory) {
 	c.checkNodePorts(cluster.NodePortRange)
 	c.checkNetworks(inv)
 	c.checkServiceProxy(cluster.ServiceProxy)
+	c.checkSchedulerProfiles(cluster.SchedulerProfiles)
 	c.checkAccess(inv)
 	c.checkIngress(inv)
 	c.checkLoadBalancer(inv)
@@ -119,6 +120,17 @@ func (c *checker) checkServiceProxy(proxy ServiceProxy) {
 		if prefix, err := netip.ParsePrefix(text); err != nil || prefix != prefix.Masked() {
 			c.faultAt(fmt.Sprintf("cluster.serviceProxy.nodePortAddresses[%d]", i), "write one like 192.0.2.0/24", "%q is no network", text)
 		}
+	}
+}
+
+func (c *checker) checkSchedulerProfiles(profiles []hostconfig.SchedulerProfile) {
+	names := map[string]int{}
+	for i := range profiles {
+		path := fmt.Sprintf("cluster.schedulerProfiles[%d]", i)
+		if err := profiles[i].Check(); err != nil {
+			c.faultAt(path, "inventory.example.yaml shows all that there is", "scheduler profile %q: %s", profiles[i].Name, strings.ReplaceAll(err.Error(), "\n", "; "))
+		}
+		c.once(path+".name", "scheduler profile", profiles[i].Name, names)
 	}
 }
 

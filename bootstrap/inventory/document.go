@@ -1,5 +1,7 @@
 package inventory
 
+import "clusterctl/hostconfig"
+
 // Document is an inventory file as it is written. Keys that are left out have
 // the defaults that are told at each.
 type Document struct {
@@ -49,6 +51,8 @@ type Cluster struct {
 	AlwaysPullImages bool `json:"alwaysPullImages,omitempty"`
 	// How nodes lead packets to services.
 	ServiceProxy ServiceProxy `json:"serviceProxy,omitempty"`
+	// Profiles of the scheduler, which pods name in spec.schedulerName. Default: default-scheduler alone, with upstream's plugins and weights.
+	SchedulerProfiles []hostconfig.SchedulerProfile `json:"schedulerProfiles,omitempty"`
 	// Which nodes serve Ingresses, on their ports 80 and 443. Default: none.
 	Ingress Ingress `json:"ingress,omitempty"`
 	// Addresses for services of type LoadBalancer. Default: none; that is left to other programs.

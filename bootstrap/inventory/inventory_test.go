@@ -166,6 +166,8 @@ func TestRefusals(t *testing.T) {
 			"1: no pod has the priority 3000000000; write one from -2147483648 to 2147483647"},
 		{"long shutdown", "defaults: {node: {shutdown: [{priority: 1, seconds: 3601}]}}\n" + head + plane,
 			"1: a shutdown would take 3601 seconds; keep the sum below 3600 seconds"},
+		{"scheduler profile", cluster("schedulerProfiles: [{name: a, strategy: Best, disable: [Nothing]}]"), `4: scheduler profile "a": strategy "Best" is none of LeastAllocated, MostAllocated, RequestedToCapacityRatio; disable: there is no plugin Nothing; `},
+		{"scheduler profile twice", cluster("schedulerProfiles: [{name: a}, {name: a}]"), `4: scheduler profile a was given on line 4 already`},
 		{"ingress host", cluster("ingress: {hosts: [ons]}"), `4: there is no host "ons"; write cp`},
 		{"pool name", cluster("loadBalancer: {pools: [{name: My LAN, addresses: [192.0.2.128/25]}]}"), `4: pool name "My LAN" is no DNS label; use lower-case letters, digits and -, at most 63`},
 		{"pool twice", cluster("loadBalancer: {pools: [{name: lan, addresses: [192.0.2.128/26]}, {name: lan, addresses: [192.0.2.192/26]}]}"), `4: there are two pools lan; give each pool a name of its own`},

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/invopop/jsonschema"
+
+	"clusterctl/hostconfig"
 )
 
 //go:generate go test . -run TestSchemaIsCurrent -update
@@ -21,7 +23,7 @@ import (
 var source string
 
 // Schema is the JSON schema of an inventory, for editors. Its descriptions are
-// the comments of the types in document.go.
+// the comments of the document's types.
 func Schema() ([]byte, error) {
 	comments, err := fieldComments()
 	if err != nil {
@@ -42,13 +44,20 @@ func Schema() ([]byte, error) {
 	return append(raw, '\n'), nil
 }
 
-// fieldComments is the comment of each field of document.go, by Type.Field.
+// fieldComments is the comment of each field of the document, by Type.Field.
 func fieldComments() (map[string]string, error) {
-	file, err := parser.ParseFile(token.NewFileSet(), "document.go", source, parser.ParseComments)
-	if err != nil {
-		return nil, fmt.Errorf("read the document's comments: %w", err)
-	}
 	comments := map[string]string{}
+	for _, text := range []string{source, hostconfig.SchedulerSource} {
+		file, err := parser.ParseFile(token.NewFileSet(), "document.go", text, parser.ParseComments)
+		if err != nil {
+			return nil, fmt.Errorf("read the document's comments: %w", err)
+		}
+		addComments(comments, file)
+	}
+	return comments, nil
+}
+
+func addComments(comments map[string]string, file *ast.File) {
 	for _, declaration := range file.Decls {
 		general, ok := declaration.(*ast.GenDecl)
 		if !ok {
@@ -70,5 +79,4 @@ func fieldComments() (map[string]string, error) {
 			}
 		}
 	}
-	return comments, nil
 }

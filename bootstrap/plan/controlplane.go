@@ -19,7 +19,7 @@ func (b *builder) controlPlane(h inventory.Host) error {
 	}
 	config := hostconfig.ControlPlane{
 		Cluster: b.cluster, NodeName: h.Name, Address: h.Address, Port: hostconfig.PortAPI,
-		PKIDir: hostconfig.PKIDir, Prefix: "/registry",
+		PKIDir: hostconfig.PKIDir, Prefix: "/registry", SchedulerProfiles: b.inv.Cluster.SchedulerProfiles,
 	}
 	config.Cluster.LoadBalancerPools = b.inv.Cluster.LoadBalancer.HostConfig()
 	for _, m := range b.members {

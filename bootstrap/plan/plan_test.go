@@ -106,6 +106,7 @@ hosts:
 cluster:
   name: solo
   podSecurity: restricted
+  schedulerProfiles: [{name: packing, strategy: MostAllocated}]
   alwaysPullImages: true
   authentication:
     anonymousDiscovery: true

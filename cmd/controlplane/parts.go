@@ -33,12 +33,12 @@ type part struct {
 var parts = []part{
 	{
 		name: "scheduler", short: "Run the scheduler alone", user: user.KubeScheduler, lease: "kube-scheduler",
-		run: func(ctx context.Context, client *rest.Config, _ hostconfig.ControlPlane, logger *slog.Logger) error {
+		run: func(ctx context.Context, client *rest.Config, config hostconfig.ControlPlane, logger *slog.Logger) error {
 			clients, err := kubernetes.NewForConfig(client)
 			if err != nil {
 				return fmt.Errorf("make client of the scheduler: %w", err)
 			}
-			return scheduler.Run(ctx, scheduler.Config{ProfilesFile: hostconfig.EtcDir + "/scheduler.yaml", Client: clients, Logger: logger})
+			return scheduler.Run(ctx, scheduler.Config{Profiles: config.SchedulerProfiles, Client: clients, Logger: logger})
 		},
 	},
 	{

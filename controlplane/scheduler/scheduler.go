@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -24,6 +22,7 @@ import (
 	"clusterctl/controlplane/scheduler/picture"
 	"clusterctl/controlplane/scheduler/plugins"
 	"clusterctl/controlplane/scheduler/queue"
+	"clusterctl/hostconfig"
 )
 
 // bindings is how many pods may be on their way to the API server at once.
@@ -36,27 +35,8 @@ const bindTimeout = 30 * time.Second
 type Config struct {
 	Client kubernetes.Interface
 	Logger *slog.Logger
-	// Profiles are by scheduler name; none means the default profile.
-	Profiles []*framework.Profile
-	// ProfilesFile holds them as YAML instead (see plugins.ParseProfiles);
-	// a file that does not exist means the default profile.
-	ProfilesFile string
-}
-
-func (c *Config) profiles() ([]*framework.Profile, error) {
-	if len(c.Profiles) > 0 {
-		return c.Profiles, nil
-	}
-	if c.ProfilesFile != "" {
-		data, err := os.ReadFile(c.ProfilesFile)
-		switch {
-		case err == nil:
-			return plugins.ParseProfiles(data, c.Client)
-		case !errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("read scheduler profiles: %w", err)
-		}
-	}
-	return []*framework.Profile{plugins.Default(c.Client)}, nil
+	// Profiles are beside the default profile, or change it.
+	Profiles []hostconfig.SchedulerProfile
 }
 
 // scheduler is one run, from winning the election to losing it.
@@ -89,7 +69,7 @@ type scheduler struct {
 // Run schedules pods until ctx ends, and returns once the bindings under way
 // have ended too. Only one scheduler may run at a time: see package leader.
 func Run(ctx context.Context, config Config) error {
-	profiles, err := config.profiles()
+	profiles, err := plugins.Profiles(config.Profiles, config.Client)
 	if err != nil {
 		return err
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,6 +21,7 @@ import (
 	"clusterctl/controlplane/scheduler/framework"
 	"clusterctl/controlplane/scheduler/picture"
 	"clusterctl/controlplane/scheduler/plugins"
+	"clusterctl/hostconfig"
 )
 
 func node(name string, change ...func(*v1.Node)) *v1.Node {
@@ -404,11 +403,7 @@ func TestPreferencesPull(t *testing.T) {
 }
 
 func TestRunRefusesBadProfiles(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "scheduler.yaml")
-	if err := os.WriteFile(file, []byte("profiles: [{}]"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	err := Run(t.Context(), Config{Client: fakeCluster(), Logger: slog.New(slog.DiscardHandler), ProfilesFile: file})
+	err := Run(t.Context(), Config{Client: fakeCluster(), Logger: slog.New(slog.DiscardHandler), Profiles: []hostconfig.SchedulerProfile{{}}})
 	if err == nil || !strings.Contains(err.Error(), "has no name") {
 		t.Errorf("error %v, want one about the profile's name", err)
 	}

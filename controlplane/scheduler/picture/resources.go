@@ -73,3 +73,18 @@ func (r *Resources) exceeds(o Resources) bool {
 
 func newMilli(n int64) *resource.Quantity { return resource.NewMilliQuantity(n, resource.DecimalSI) }
 func newBytes(n int64) *resource.Quantity { return resource.NewQuantity(n, resource.BinarySI) }
+
+// Of is the amount of one resource: thousandths of CPU, bytes, or a count.
+func (r *Resources) Of(name v1.ResourceName) int64 {
+	switch name {
+	case v1.ResourceCPU:
+		return r.MilliCPU
+	case v1.ResourceMemory:
+		return r.Memory
+	case v1.ResourceEphemeralStorage:
+		return r.Ephemeral
+	case v1.ResourcePods:
+		return r.Pods
+	}
+	return r.Other[name]
+}

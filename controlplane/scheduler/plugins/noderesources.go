@@ -17,6 +17,22 @@ type NodeResourcesFit struct {
 	// MostAllocated fills nodes up one by one; the default is to prefer the
 	// node that is left with the largest free share.
 	MostAllocated bool
+	// Shape, if there is one, is what decides instead.
+	Shape []ShapePoint
+	// Resources that are looked at; none: CPU and memory alike.
+	Resources []WeightedResource
+}
+
+// WeightedResource is a resource with its weight in the score.
+type WeightedResource struct {
+	Name   v1.ResourceName
+	Weight int64
+}
+
+// ShapePoint is a point of the line that gives a score for each percent in use.
+type ShapePoint struct {
+	Utilization int64 // percent, growing from point to point
+	Score       int64 // 0..framework.MaxScore
 }
 
 func (NodeResourcesFit) Name() string { return "NodeResourcesFit" }
@@ -105,19 +121,72 @@ func (p NodeResourcesFit) Helps(event framework.Event, pod *v1.Pod) bool {
 }
 
 func (p NodeResourcesFit) PreScore(pod *picture.Pod, _ *picture.Picture, _ []*picture.Node) framework.Score {
-	share := func(has, used int64) int64 {
-		switch {
-		case has <= 0 || used > has:
-			return 0
-		case p.MostAllocated:
-			return used * framework.MaxScore / has
-		}
-		return (has - used) * framework.MaxScore / has
-	}
 	want := pod.ScoredRequests
-	return func(n *picture.Node) int64 {
-		return (share(n.Allocatable.MilliCPU, n.Scored.MilliCPU+want.MilliCPU) + share(n.Allocatable.Memory, n.Scored.Memory+want.Memory)) / 2
+	if len(p.Resources) > 0 {
+		return func(n *picture.Node) int64 { return p.weighted(&want, n) }
 	}
+	return func(n *picture.Node) int64 {
+		sum := p.share(n.Allocatable.MilliCPU, n.Scored.MilliCPU+want.MilliCPU) + p.share(n.Allocatable.Memory, n.Scored.Memory+want.Memory)
+		return sum / 2
+	}
+}
+
+// share is how good it is that so much of a resource is in use.
+func (p NodeResourcesFit) share(has, used int64) int64 {
+	switch {
+	case len(p.Shape) > 0 && (has <= 0 || used > has):
+		return p.onLine(100)
+	case len(p.Shape) > 0:
+		return p.onLine(used * 100 / has)
+	case has <= 0 || used > has:
+		return 0
+	case p.MostAllocated:
+		return used * framework.MaxScore / has
+	}
+	return (has - used) * framework.MaxScore / has
+}
+
+// onLine is the shape's score of a percentage.
+func (p NodeResourcesFit) onLine(percent int64) int64 {
+	i := slices.IndexFunc(p.Shape, func(point ShapePoint) bool { return percent <= point.Utilization })
+	switch i {
+	case -1:
+		return p.Shape[len(p.Shape)-1].Score
+	case 0:
+		return p.Shape[0].Score
+	}
+	from, to := p.Shape[i-1], p.Shape[i]
+	return from.Score + (to.Score-from.Score)*(percent-from.Utilization)/(to.Utilization-from.Utilization)
+}
+
+// weighted is the mean over the resources, of those that the node has and, where
+// they are devices, the pod asks for.
+func (p NodeResourcesFit) weighted(want *picture.Resources, n *picture.Node) int64 {
+	var sum, weights int64
+	for _, r := range p.Resources {
+		has, asked := n.Allocatable.Of(r.Name), want.Of(r.Name)
+		if _, device := want.Other[r.Name]; has == 0 || !device && !common(r.Name) {
+			continue
+		}
+		share := p.share(has, n.Scored.Of(r.Name)+asked)
+		if share == 0 && len(p.Shape) > 0 {
+			continue // as upstream's does
+		}
+		sum += r.Weight * share
+		weights += r.Weight
+	}
+	switch {
+	case weights == 0:
+		return 0
+	case len(p.Shape) > 0:
+		return (sum + weights/2) / weights
+	}
+	return sum / weights
+}
+
+// common resources are those that every pod takes some of.
+func common(name v1.ResourceName) bool {
+	return name == v1.ResourceCPU || name == v1.ResourceMemory || name == v1.ResourceEphemeralStorage
 }
 
 // NodeResourcesBalanced prefers nodes where the pod brings the used shares of

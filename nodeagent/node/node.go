@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -220,10 +221,20 @@ func (n *Node) own(l *coordinationv1.Lease) error {
 	return nil
 }
 
+// newest is the node as the API returned it last, or as others changed it since:
+// a controller that heard nothing of the node for a while says so in its status.
+func (n *Node) newest() *v1.Node {
+	told, seen := n.last.Load(), n.Current()
+	if order, err := resourceversion.CompareResourceVersion(seen.ResourceVersion, told.ResourceVersion); err == nil && order > 0 {
+		return seen
+	}
+	return told
+}
+
 // report sends the status if it changed, or if it must. It says whether it
 // did. A node that was deleted is registered anew.
 func (n *Node) report(ctx context.Context, must bool) (bool, error) {
-	node := n.last.Load()
+	node := n.newest()
 	status := node.Status.DeepCopy()
 	n.describe(ctx, status)
 	if !must && sameStatus(status, &node.Status) {

@@ -2,14 +2,20 @@ package node
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	critest "k8s.io/cri-api/pkg/apis/testing"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/stats"
 )
 
@@ -99,5 +105,43 @@ func TestReserved(t *testing.T) {
 	}
 	if free.Capacity.Memory().Value() != held.Capacity.Memory().Value() {
 		t.Error("capacity changed")
+	}
+}
+
+// A node that was cut off for a while is told to be silent; it has to notice.
+func TestWhatOthersSayOfTheNodeIsCorrected(t *testing.T) {
+	nodes := cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)
+	client := fake.NewClientset()
+	logger := slog.New(slog.DiscardHandler)
+	n := New(Config{
+		Agent: hostconfig.NodeAgent{NodeName: "w1", Address: "192.0.2.7"}, Client: client, Lister: corelisters.NewNodeLister(nodes),
+		Runtime: runtime.New(critest.NewFakeRuntimeService(), critest.NewFakeImageService(), logger), Logger: logger,
+	})
+	if err := n.Register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	said := n.last.Load().DeepCopy()
+	said.ResourceVersion = "7"
+	n.last.Store(said)
+	for _, c := range []struct {
+		version string
+		sends   bool
+	}{{"6", false}, {"8", true}} {
+		silent := said.DeepCopy()
+		silent.ResourceVersion = c.version
+		for i := range silent.Status.Conditions {
+			silent.Status.Conditions[i].Status = v1.ConditionUnknown
+		}
+		if err := nodes.Update(silent); err != nil {
+			t.Fatal(err)
+		}
+		client.ClearActions()
+		sent, err := n.report(t.Context(), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sent != c.sends || len(client.Actions()) > 0 != c.sends {
+			t.Errorf("told Unknown at version %s after 7: sent %t, want %t", c.version, sent, c.sends)
+		}
 	}
 }

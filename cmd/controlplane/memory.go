@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"runtime/debug"
 	"runtime/metrics"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"clusterctl/footprint"
 )
 
 // The heap may grow by what was allocated in the last heapSeconds before garbage
@@ -71,34 +68,8 @@ func paceGC(ctx context.Context) {
 			busy = true
 		case headroom == rest && busy && time.Since(settled) > settleEvery:
 			debug.FreeOSMemory()
-			forgetCode()
+			footprint.ForgetCode()
 			busy, settled = false, time.Now()
-		}
-	}
-}
-
-// forgetCode lets go of the pages of the program itself. Most were of use to
-// what is over (start-up first of all); the kernel has them at hand, and maps
-// those again that are needed.
-func forgetCode() {
-	program, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return // not on this system
-	}
-	maps, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
-		return
-	}
-	for line := range strings.Lines(string(maps)) {
-		// start-end permissions offset device inode path
-		fields := strings.Fields(line)
-		if len(fields) < 6 || fields[5] != program || strings.Contains(fields[1], "w") {
-			continue
-		}
-		var start, end uintptr
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &start, &end); err == nil {
-			// It is as well if the kernel would rather keep them.
-			_, _, _ = unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -50,13 +49,8 @@ import (
 // cgroupRoot is where the kernel's control groups are mounted.
 const cgroupRoot = "/sys/fs/cgroup"
 
-// gcPercent trades a little CPU for a heap that stays close to what is in use:
-// the agent is idle most of the time, and shares its host with pods.
-const gcPercent = 40
-
 // run runs the node agent until ctx ends or a part of it fails.
 func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) error {
-	debug.SetGCPercent(gcPercent)
 	told := ctx // to stop; what follows goes on until pods have been ended
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -81,6 +75,11 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		if end := shutDown.Load(); end != nil && hostStops() {
 			(*end)()
 		}
+		return nil
+	})
+
+	start("memory", func() error {
+		settle(ctx)
 		return nil
 	})
 

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+
+	"clusterctl/footprint"
+)
+
+// gcPercent trades a little CPU for a heap that stays close to what is in use:
+// the agent is idle most of the time, and shares its host with pods.
+const gcPercent = 40
+
+// How it is known that there is nothing to do: by what is allocated in a while.
+const (
+	settlePeriod = 15 * time.Second
+	busyBytes    = 16 << 20
+	quietBytes   = 8 << 20
+)
+
+// settle gives memory back each time that work, such as that of starting, has
+// come to an end, until ctx ends.
+func settle(ctx context.Context) {
+	debug.SetGCPercent(gcPercent)
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	last, busy := uint64(0), true
+	tick := time.NewTicker(settlePeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		metrics.Read(sample)
+		allocated := sample[0].Value.Uint64() - last
+		last = sample[0].Value.Uint64()
+		switch {
+		case allocated >= busyBytes:
+			busy = true
+		case busy && allocated < quietBytes:
+			debug.FreeOSMemory()
+			footprint.ForgetCode()
+			busy = false
+		}
+	}
+}

@@ -382,6 +382,24 @@ func TestModesReplaceEachOther(t *testing.T) {
 	}
 }
 
+func TestRemoveTakesBothModesAway(t *testing.T) {
+	modes(t, func(t *testing.T, w *world) {
+		w.apply(service(nodePort), slice(up("10.244.0.2", "here")))
+		w.must(within(w.node, func() error {
+			for range 2 {
+				if err := Remove(slog.New(slog.DiscardHandler)); err != nil {
+					return err
+				}
+			}
+			intact, err := w.backend.intact()
+			if intact {
+				t.Error("rules are left")
+			}
+			return err
+		}))
+	})
+}
+
 // TestIPv6 leads packets between two namespaces whose addresses are all IPv6.
 func TestIPv6(t *testing.T) {
 	w := newWorld(t, hostconfig.ProxyNftables)

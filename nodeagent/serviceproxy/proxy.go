@@ -305,11 +305,16 @@ func sleep(ctx context.Context, duration time.Duration) bool {
 func Remove(log *slog.Logger) error {
 	var errs []error
 	for _, f := range []family{ipv4, ipv6} {
-		l := layout{family: f}
-		if err := newNftables(l).remove(); err != nil {
+		nft := newNftables(layout{family: f})
+		if _, err := nft.intact(); err != nil {
 			log.Debug("no nftables, no rules", "err", err)
+		} else {
+			errs = append(errs, nft.remove())
 		}
-		ipt, err := newIptables(l)
+		ipt, err := newIptables(layout{family: f})
+		if err == nil {
+			_, err = ipt.iptables.ListChains("nat")
+		}
 		if err != nil {
 			log.Debug("no iptables, no rules", "err", err)
 			continue

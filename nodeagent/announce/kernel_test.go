@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netns"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"clusterctl/nodeagent/policy/policytest"
 )
 
 // lan is a client and two nodes, in network namespaces of their own, on one
@@ -25,20 +27,6 @@ type lan struct {
 	nodes  map[string]netns.NsHandle
 	macs   map[string]string // names of nodes by the MAC addresses of their links
 	v6     bool
-}
-
-// inside runs f on a thread of its own inside a network namespace.
-func inside(ns netns.NsHandle, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with us
-		err := netns.Set(ns)
-		if err == nil {
-			err = f()
-		}
-		result <- err
-	}()
-	return <-result
 }
 
 func newLAN(t *testing.T) *lan {
@@ -95,14 +83,14 @@ func newLAN(t *testing.T) *lan {
 		}
 		return link, netlink.LinkSetUp(link)
 	}
-	must(inside(l.client, func() error {
+	must(policytest.Within(l.client, func() error {
 		err := errors.Join(quick(), netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "lan"}}))
 		_, failed := up("lan", "192.0.2.9/24", "2001:db8::9/64")
 		return errors.Join(err, failed)
 	}))
 	for name, ns := range l.nodes {
-		must(inside(ns, quick))
-		must(inside(l.client, func() error {
+		must(policytest.Within(ns, quick))
+		must(policytest.Within(l.client, func() error {
 			port := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
 			if err := netlink.LinkAdd(port); err != nil {
 				return err
@@ -114,7 +102,7 @@ func newLAN(t *testing.T) *lan {
 			_, failed := up(name)
 			return errors.Join(netlink.LinkSetMaster(port, bridge), failed)
 		}))
-		must(inside(ns, func() error {
+		must(policytest.Within(ns, func() error {
 			number := map[string]string{"one": "1", "two": "2"}[name]
 			link, err := up("eth0", "192.0.2."+number+"/24", "2001:db8::"+number+"/64")
 			if err == nil {
@@ -141,7 +129,7 @@ func (l *lan) announce(t *testing.T, node string, ips ...string) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	factory.Start(ctx.Done())
-	go func() { done <- inside(l.nodes[node], func() error { return Run(ctx, config) }) }()
+	go func() { done <- policytest.Within(l.nodes[node], func() error { return Run(ctx, config) }) }()
 	stopped := false
 	stop = func() {
 		if !stopped {
@@ -162,7 +150,7 @@ func (l *lan) announce(t *testing.T, node string, ips ...string) (stop func()) {
 func (l *lan) owner(t *testing.T, ip string, forget bool) string {
 	t.Helper()
 	name := ""
-	err := inside(l.client, func() error {
+	err := policytest.Within(l.client, func() error {
 		link, err := netlink.LinkByName("lan")
 		if err != nil {
 			return err

@@ -1,0 +1,394 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
+
+	"clusterctl/controlplane/controllers"
+	"clusterctl/controlplane/scheduler"
+	"clusterctl/hostconfig"
+)
+
+// crashes is a control plane whose controllers and scheduler die at random
+// moments, workloads that change meanwhile, and nodes that run their pods.
+type crashes struct {
+	*Cluster
+	t         *testing.T
+	namespace string
+	random    *rand.Rand // of the test's own goroutine
+	jobs      int
+}
+
+// What the workloads are allowed; the judge goes by it.
+const (
+	webReplicas, webSurge, webUnavailable = 4, 1, 1
+	guardedReplicas, guardedAvailable     = 3, 2
+	jobCompletions                        = 5
+)
+
+// TestCrashes kills controllers and scheduler again and again, and has the
+// history of the API judged: see judge. CLUSTERCTL_CRASHES says for how long
+// ("5m"), CLUSTERCTL_SEED repeats a run's choices.
+func TestCrashes(t *testing.T) {
+	long, seed := 15*time.Second, rand.Uint64()
+	if text := os.Getenv("CLUSTERCTL_CRASHES"); text != "" {
+		long = must(time.ParseDuration(text))(t)
+	}
+	if text := os.Getenv("CLUSTERCTL_SEED"); text != "" {
+		seed = must(strconv.ParseUint(text, 10, 64))(t)
+	}
+	t.Logf("CLUSTERCTL_SEED=%d", seed)
+	c := &crashes{Cluster: Start(t), t: t, random: rand.New(rand.NewPCG(seed, 0))}
+	stop := c.run()
+	c.namespace = freshNamespace(t, c.Client, "crashes")
+	c.playNodes("crash-a", "crash-b", "crash-c")
+	list := must(c.Client.CoreV1().Pods(c.namespace).List(t.Context(), metav1.ListOptions{}))(t)
+	history := c.record(list.ResourceVersion)
+	c.createWorkloads()
+	eventually(t, "the first pods to be ready", c.settled)
+	healthy := len(history.events())
+
+	lives := 0
+	for end := time.Now().Add(long); time.Now().Before(end); lives++ {
+		for life := time.Now().Add(time.Duration(300+c.random.IntN(1700)) * time.Millisecond); time.Now().Before(life); {
+			c.act()
+			time.Sleep(time.Duration(c.random.IntN(150)) * time.Millisecond)
+		}
+		stop()
+		// The next leader starts two seconds after the last sign of the former:
+		// requests of that are through.
+		time.Sleep(time.Duration(300+c.random.IntN(300)) * time.Millisecond)
+		stop = c.run()
+	}
+	eventually(t, "everything to be as asked", c.settled)
+	events := history.events()
+	t.Logf("%d lives, %d changes of pods, %d jobs", lives, len(events), c.jobs)
+	if lives < 2 || len(events) < 20 {
+		t.Error("too little happened to judge by")
+	}
+	for _, fault := range judge(events, healthy) {
+		t.Error(fault)
+	}
+	for _, fault := range c.orphans() {
+		t.Error(fault)
+	}
+	background := metav1.DeletePropagationBackground
+	if err := c.Client.CoreV1().Namespaces().Delete(context.Background(), c.namespace, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the pods to be gone with their namespace", func(ctx context.Context) (bool, error) {
+		list, err := c.Client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{})
+		return err == nil && len(list.Items) == 0, err
+	})
+	stop()
+}
+
+// run starts controllers and a scheduler that know nothing; stop is their death.
+func (c *crashes) run() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	logger := slog.New(slog.NewTextHandler(c.t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
+	var parts sync.WaitGroup
+	end := func(what string, err error) {
+		if err != nil && ctx.Err() == nil {
+			c.t.Errorf("%s ended: %v", what, err)
+		}
+	}
+	parts.Go(func() {
+		end("controllers", controllers.Run(ctx, controllers.Config{
+			REST: c.Server.ClientConfig(user.KubeControllerManager), Cluster: c.Config.Cluster, PKI: hostconfig.PKI(c.Config.PKIDir), Logger: logger,
+		}))
+	})
+	parts.Go(func() {
+		end("scheduler", scheduler.Run(ctx, scheduler.Config{Client: clients(c.t, c.Server.ClientConfig(user.KubeScheduler)), Logger: logger}))
+	})
+	var once sync.Once
+	stop = func() { once.Do(func() { cancel(); parts.Wait() }) }
+	c.t.Cleanup(stop)
+	return stop
+}
+
+func crashTemplate(app, version string) corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}, Annotations: map[string]string{"version": version}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "example.org/c:1"}}},
+	}
+}
+
+func (c *crashes) createWorkloads() {
+	t, apps, ctx := c.t, c.Client.AppsV1(), c.t.Context()
+	selects := func(app string) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}
+	}
+	for name, replicas := range map[string]int32{"web": webReplicas, "guarded": guardedReplicas} {
+		must(apps.Deployments(c.namespace).Create(ctx, &appsv1.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: appsv1.DeploymentSpec{
+				Replicas: &replicas, Selector: selects(name), Template: crashTemplate(name, "0"),
+				Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{
+					MaxSurge: ptr.To(intstr.FromInt32(webSurge)), MaxUnavailable: ptr.To(intstr.FromInt32(webUnavailable)),
+				}},
+			},
+		}, metav1.CreateOptions{}))(t)
+	}
+	must(c.Client.PolicyV1().PodDisruptionBudgets(c.namespace).Create(ctx, &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: "guarded"},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: ptr.To(intstr.FromInt32(guardedAvailable)), Selector: selects("guarded")},
+	}, metav1.CreateOptions{}))(t)
+	must(apps.StatefulSets(c.namespace).Create(ctx, &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "db"},
+		Spec:       appsv1.StatefulSetSpec{Replicas: ptr.To[int32](2), Selector: selects("db"), Template: crashTemplate("db", "0"), ServiceName: "db"},
+	}, metav1.CreateOptions{}))(t)
+	must(apps.DaemonSets(c.namespace).Create(ctx, &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "agent"},
+		Spec:       appsv1.DaemonSetSpec{Selector: selects("agent"), Template: crashTemplate("agent", "0")},
+	}, metav1.CreateOptions{}))(t)
+}
+
+// act changes one thing at random. What is refused is done some other time.
+func (c *crashes) act() {
+	ctx, apps := c.t.Context(), c.Client.AppsV1()
+	version := []byte(fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"version":"%d"}}}}}`, c.random.IntN(1000)))
+	options := metav1.PatchOptions{}
+	switch c.random.IntN(6) {
+	case 0:
+		_, _ = apps.Deployments(c.namespace).Patch(ctx, "web", types.MergePatchType, version, options)
+	case 1:
+		_, _ = apps.DaemonSets(c.namespace).Patch(ctx, "agent", types.MergePatchType, version, options)
+	case 2:
+		if c.random.IntN(2) == 0 {
+			version = []byte(fmt.Sprintf(`{"spec":{"replicas":%d}}`, 1+c.random.IntN(4)))
+		}
+		_, _ = apps.StatefulSets(c.namespace).Patch(ctx, "db", types.MergePatchType, version, options)
+	case 3:
+		if c.jobs >= 40 {
+			return
+		}
+		job, err := c.Client.BatchV1().Jobs(c.namespace).Create(ctx, &batchv1.Job{
+			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("job-", c.jobs)},
+			Spec: batchv1.JobSpec{
+				Completions: ptr.To[int32](jobCompletions), Parallelism: ptr.To[int32](3), BackoffLimit: ptr.To[int32](100),
+				CompletionMode: ptr.To(batchv1.IndexedCompletion), Template: crashJobTemplate(),
+			},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			return
+		}
+		c.jobs++
+		_, _ = c.Client.CoreV1().ConfigMaps(c.namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+			Name:            job.Name,
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: job.Name, UID: job.UID}},
+		}}, metav1.CreateOptions{})
+	case 4:
+		if c.jobs > 0 && c.random.IntN(3) == 0 {
+			policy := []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground}[c.random.IntN(2)]
+			_ = c.Client.BatchV1().Jobs(c.namespace).Delete(ctx, fmt.Sprint("job-", c.random.IntN(c.jobs)), metav1.DeleteOptions{PropagationPolicy: &policy})
+		}
+	case 5:
+		pods, err := c.Client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=guarded"})
+		if err == nil && len(pods.Items) > 0 {
+			pod := pods.Items[c.random.IntN(len(pods.Items))]
+			_ = c.Client.PolicyV1().Evictions(c.namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}})
+		}
+	}
+}
+
+func crashJobTemplate() corev1.PodTemplateSpec {
+	template := crashTemplate("job", "0")
+	template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	return template
+}
+
+// playNodes runs the pods of nodes until the test ends: they become ready after
+// a while, those of jobs fail now and then, and the deleted ones go.
+func (c *crashes) playNodes(names ...string) {
+	client := c.Client
+	for _, name := range names {
+		must(client.CoreV1().Nodes().Create(c.t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(c.t)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	random := rand.New(rand.NewPCG(c.random.Uint64(), 1))
+	go func() {
+		defer close(done)
+		for n := 0; ctx.Err() == nil; n++ {
+			if n%100 == 0 {
+				for _, name := range names {
+					beatNode(ctx, client, name)
+				}
+			}
+			pods, err := client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{})
+			for i := 0; err == nil && i < len(pods.Items); i++ {
+				if pod := &pods.Items[i]; pod.Spec.NodeName != "" && random.IntN(4) == 0 {
+					c.playPod(ctx, pod, random)
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}()
+	c.t.Cleanup(func() {
+		cancel()
+		<-done
+		for _, name := range names {
+			if err := client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+				c.t.Error(err)
+			}
+		}
+	})
+}
+
+// beatNode says that a node is there; what fails is done again.
+func beatNode(ctx context.Context, client kubernetes.Interface, name string) {
+	node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return
+	}
+	now := metav1.Now()
+	node.Status.Capacity = corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("8"), corev1.ResourceMemory: resource.MustParse("8Gi"), corev1.ResourcePods: resource.MustParse("100"),
+	}
+	node.Status.Allocatable = node.Status.Capacity
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: now, LastTransitionTime: now}}
+	_, _ = client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+}
+
+// playPod takes a pod one step further; what fails is done again.
+func (c *crashes) playPod(ctx context.Context, pod *corev1.Pod, random *rand.Rand) {
+	pods := c.Client.CoreV1().Pods(pod.Namespace)
+	job := pod.Labels["app"] == "job"
+	terminal := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+	switch {
+	case pod.DeletionTimestamp != nil:
+		_ = pods.Delete(ctx, pod.Name, *metav1.NewDeleteOptions(0))
+		return
+	case terminal || pod.Status.Phase == corev1.PodRunning && !job:
+		return
+	}
+	now := metav1.Now()
+	state := corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}
+	ready := corev1.ConditionTrue
+	if pod.Status.Phase == corev1.PodRunning {
+		code := int32(random.IntN(5) / 4)
+		pod.Status.Phase = corev1.PodSucceeded
+		if code != 0 {
+			pod.Status.Phase = corev1.PodFailed
+		}
+		ready, state = corev1.ConditionFalse, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, StartedAt: now, FinishedAt: now}}
+	} else {
+		pod.Status.Phase = corev1.PodRunning
+	}
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", Ready: ready == corev1.ConditionTrue, State: state}}
+	var conditions []corev1.PodCondition
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type != corev1.PodReady {
+			conditions = append(conditions, condition)
+		}
+	}
+	pod.Status.Conditions = append(conditions, corev1.PodCondition{Type: corev1.PodReady, Status: ready, LastTransitionTime: now})
+	_, _ = pods.UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+}
+
+// settled says whether all is as it was asked for.
+func (c *crashes) settled(ctx context.Context) (bool, error) {
+	deployments, err := c.Client.AppsV1().Deployments(c.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, d := range deployments.Items {
+		if s, want := d.Status, *d.Spec.Replicas; s.ObservedGeneration != d.Generation || s.Replicas != want || s.UpdatedReplicas != want || s.AvailableReplicas != want {
+			return false, fmt.Errorf("deployment %s: %+v", d.Name, s)
+		}
+	}
+	sets, err := c.Client.AppsV1().StatefulSets(c.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, d := range sets.Items {
+		if s, want := d.Status, *d.Spec.Replicas; s.ObservedGeneration != d.Generation || s.Replicas != want || s.ReadyReplicas != want || s.CurrentRevision != s.UpdateRevision {
+			return false, fmt.Errorf("stateful set %s: %+v", d.Name, s)
+		}
+	}
+	daemons, err := c.Client.AppsV1().DaemonSets(c.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, d := range daemons.Items {
+		if s := d.Status; s.ObservedGeneration != d.Generation || s.DesiredNumberScheduled < 3 || s.UpdatedNumberScheduled != s.DesiredNumberScheduled || s.NumberAvailable != s.DesiredNumberScheduled {
+			return false, fmt.Errorf("daemon set %s: %+v", d.Name, s)
+		}
+	}
+	jobs, err := c.Client.BatchV1().Jobs(c.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, j := range jobs.Items {
+		if j.DeletionTimestamp != nil || j.Status.Succeeded != jobCompletions || j.Status.CompletionTime == nil {
+			return false, fmt.Errorf("job %s: %+v", j.Name, j.Status)
+		}
+	}
+	if faults := c.orphans(); len(faults) > 0 {
+		return false, fmt.Errorf("orphans: %v", faults)
+	}
+	return true, nil
+}
+
+// orphans are the objects whose owner is no more.
+func (c *crashes) orphans() (faults []string) {
+	ctx, owners := c.t.Context(), map[types.UID]bool{}
+	note := func(o metav1.Object) { owners[o.GetUID()] = true }
+	apps := c.Client.AppsV1()
+	deployments := must(apps.Deployments(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
+	for i := range deployments.Items {
+		note(&deployments.Items[i])
+	}
+	replicas := must(apps.ReplicaSets(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
+	for i := range replicas.Items {
+		note(&replicas.Items[i])
+	}
+	sets := must(apps.StatefulSets(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
+	for i := range sets.Items {
+		note(&sets.Items[i])
+	}
+	daemons := must(apps.DaemonSets(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
+	for i := range daemons.Items {
+		note(&daemons.Items[i])
+	}
+	jobs := must(c.Client.BatchV1().Jobs(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
+	for i := range jobs.Items {
+		note(&jobs.Items[i])
+	}
+	check := func(o metav1.Object) {
+		for _, ref := range o.GetOwnerReferences() {
+			if !owners[ref.UID] {
+				faults = append(faults, fmt.Sprintf("%s is left, and its %s %s is gone", o.GetName(), ref.Kind, ref.Name))
+			}
+		}
+	}
+	pods := must(c.Client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
+	for i := range pods.Items {
+		check(&pods.Items[i])
+	}
+	maps := must(c.Client.CoreV1().ConfigMaps(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
+	for i := range maps.Items {
+		check(&maps.Items[i])
+	}
+	return faults
+}

@@ -10,7 +10,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// Labels by which services ask not to be served.
+// Labels by which services, and endpoint slices, ask not to be served.
 const (
 	labelOtherProxy = "service.kubernetes.io/service-proxy-name"
 	labelHeadless   = corev1.IsHeadlessService
@@ -74,7 +74,8 @@ func portsOf(service *corev1.Service, all []*discoveryv1.EndpointSlice, here sel
 		return nil
 	}
 	all = slices.DeleteFunc(slices.Clone(all), func(s *discoveryv1.EndpointSlice) bool {
-		return s.AddressType != here.family.addressType()
+		_, headless := s.Labels[labelHeadless]
+		return headless || s.AddressType != here.family.addressType()
 	})
 	ports := make([]servicePort, 0, len(service.Spec.Ports))
 	for i := range service.Spec.Ports {
@@ -88,8 +89,7 @@ func portsOf(service *corev1.Service, all []*discoveryv1.EndpointSlice, here sel
 // clusterIP returns the service's address, unless it is not ours to serve.
 func clusterIP(service *corev1.Service, family family) (netip.Addr, bool) {
 	_, other := service.Labels[labelOtherProxy]
-	_, headless := service.Labels[labelHeadless]
-	if other || headless || service.Spec.Type == corev1.ServiceTypeExternalName {
+	if other || service.Spec.Type == corev1.ServiceTypeExternalName {
 		return netip.Addr{}, false
 	}
 	for _, text := range append([]string{service.Spec.ClusterIP}, service.Spec.ClusterIPs...) {

@@ -147,7 +147,6 @@ func TestModelSkips(t *testing.T) {
 		{"no address yet", func(s *corev1.Service) { s.Spec.ClusterIP = "" }},
 		{"external name", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName }},
 		{"another proxy's", func(s *corev1.Service) { s.Labels[labelOtherProxy] = "other" }},
-		{"labelled headless", func(s *corev1.Service) { s.Labels[labelHeadless] = "" }},
 		{"IPv6 only", func(s *corev1.Service) { s.Spec.ClusterIP = "fd00::1" }},
 	}
 	for _, test := range tests {
@@ -221,6 +220,21 @@ func TestEndpointInTwoSlicesCountsOnce(t *testing.T) {
 	got := buildModel([]*corev1.Service{service()}, []*discoveryv1.EndpointSlice{slice(up("10.244.0.2", "here")), second}, here)
 	if len(got[0].endpoints) != 2 {
 		t.Errorf("got %v, want two endpoints", got[0].endpoints)
+	}
+}
+
+func TestHeadlessSlicesAreLeftOut(t *testing.T) {
+	headless := slice(up("10.244.0.4", "here"))
+	headless.Name, headless.Labels[labelHeadless] = "web-2", ""
+	got := buildModel([]*corev1.Service{service()}, []*discoveryv1.EndpointSlice{slice(up("10.244.0.2", "here")), headless}, here)
+	if len(got[0].endpoints) != 1 {
+		t.Errorf("got %v, want the one of the other slice", got[0].endpoints)
+	}
+	// A service that only says so is served as long as it has an address.
+	named := service(func(s *corev1.Service) { s.Labels[labelHeadless] = "" })
+	got = buildModel([]*corev1.Service{named}, []*discoveryv1.EndpointSlice{slice(up("10.244.0.2", "here"))}, here)
+	if len(got) == 0 || len(got[0].endpoints) != 1 {
+		t.Errorf("a service with the label got %v, want it served", got)
 	}
 }
 

@@ -107,6 +107,7 @@ type Agent struct {
 	users     *userRanges
 	sandboxes *turns      // to be made
 	starts    *turns      // of containers
+	removals  *turns      // of sandboxes
 	down      atomic.Bool // the host is going down
 
 	mu      sync.Mutex
@@ -118,7 +119,7 @@ type Agent struct {
 
 // New makes an agent. What it watches ends with ctx.
 func New(ctx context.Context, config Config) *Agent {
-	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now(), sandboxes: newTurns(), starts: newTurns()}
+	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now(), sandboxes: newTurns(), starts: newTurns(), removals: newTurns()}
 	if a.Metrics == nil {
 		a.Metrics = metrics.New("")
 	}

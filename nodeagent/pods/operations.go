@@ -160,6 +160,8 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 	case StopSandbox:
 		return rt.StopPodSandbox(ctx, action.ID)
 	case RemoveSandbox:
+		// What is left of pods that have ended can wait for those that are to end.
+		defer a.removals.take(ctx)()
 		return rt.RemovePodSandbox(ctx, action.ID)
 	case Remove:
 		return rt.RemoveContainer(ctx, action.ID)

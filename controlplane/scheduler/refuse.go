@@ -19,7 +19,7 @@ import (
 // its status and in an event, and carries the remedy out.
 func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *framework.Refusals, remedy framework.Remedy, nominated string) {
 	pod := item.Pod // as it was tried: parked, it may become another
-	s.queue.Park(item, refusals.Plugins, nominated)
+	s.queue.Park(item, refusals.Plugins)
 	s.detach(ctx, func() {
 		message := explain(refusals, remedy)
 		s.note(pod, message)

@@ -10,7 +10,6 @@ import (
 	"container/heap"
 	"context"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -50,7 +49,6 @@ type Item struct {
 	Since    time.Time // when it was first ready to be tried; zero: not yet
 
 	refusedBy []framework.FilterPlugin // why it is parked
-	nominated string                   // the node where preemption makes room for it; empty: none
 	readyAt   time.Time                // end of back-off
 	due       time.Time                // when it is tried again without any event
 	parked    framework.EventKind      // the kinds of events that it is parked for; 0: not parked
@@ -194,8 +192,7 @@ func (q *Queue) Done(item *Item) {
 
 // Park says that a popped pod did not fit; with nobody having refused it, that
 // the try failed for another reason and is to be repeated after a back-off.
-// Nominated is the node where preemption makes room for it, if any.
-func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin, nominated string) {
+func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	item.inFlight = false
@@ -213,7 +210,7 @@ func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin, nominated s
 	now := q.clock.Now()
 	item.readyAt = now.Add(min(firstBackoff<<min(item.Attempts-1, 8), lastBackoff))
 	item.due = item.readyAt
-	item.refusedBy, item.nominated = refusedBy, nominated
+	item.refusedBy = refusedBy
 	var kinds framework.EventKind
 	for _, plugin := range refusedBy {
 		kinds |= plugin.Events()
@@ -285,22 +282,12 @@ func (q *Queue) Counts() map[string]int {
 }
 
 func helps(item *Item, event framework.Event) bool {
-	if p := event.Pod; event.Kind == framework.PodRemoved && p != nil && item.nominated != "" && item.nominated != p.Spec.NodeName && preempted(p) {
-		return false // the room is kept for somebody else, as this pod's is elsewhere
-	}
 	for _, plugin := range item.refusedBy {
 		if plugin.Events()&event.Kind != 0 && plugin.Helps(event, item.Pod) {
 			return true
 		}
 	}
 	return false
-}
-
-// preempted says that a pod goes because another has its room.
-func preempted(pod *v1.Pod) bool {
-	return slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {
-		return c.Type == v1.DisruptionTarget && c.Status == v1.ConditionTrue && c.Reason == v1.PodReasonPreemptionByScheduler
-	})
 }
 
 func (q *Queue) activate(item *Item, event string) {

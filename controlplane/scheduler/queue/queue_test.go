@@ -65,7 +65,7 @@ func TestParkedWaitsForHelp(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
-	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}}, "")
+	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}})
 
 	clock.Step(time.Minute)
 	wantPop(t, q, "") // its back-off is over, but nothing helped
@@ -83,7 +83,7 @@ func TestHelpDuringTheTryIsNotMissed(t *testing.T) {
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
 	q.Notify(framework.Event{Kind: framework.PodRemoved})
-	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}}, "")
+	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}})
 	wantPop(t, q, "") // backing off
 	clock.Step(firstBackoff)
 	wantPop(t, q, "a")
@@ -92,7 +92,7 @@ func TestHelpDuringTheTryIsNotMissed(t *testing.T) {
 func TestParkedPodIsTriedAfterALongWhile(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
-	q.Park(wantPop(t, q, "a"), []framework.FilterPlugin{plugins.NodeResourcesFit{}}, "")
+	q.Park(wantPop(t, q, "a"), []framework.FilterPlugin{plugins.NodeResourcesFit{}})
 	clock.Step(parkedLimit)
 	wantPop(t, q, "a")
 }
@@ -101,7 +101,7 @@ func TestBackoffGrowsAndEnds(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
 	for _, wait := range []time.Duration{1, 2, 4, 8, 10, 10} {
-		q.Park(wantPop(t, q, "a"), nil, "")
+		q.Park(wantPop(t, q, "a"), nil)
 		clock.Step(wait*time.Second - time.Millisecond)
 		wantPop(t, q, "")
 		clock.Step(time.Millisecond)
@@ -113,7 +113,7 @@ func TestDeletedInFlightDoesNotComeBack(t *testing.T) {
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
 	q.Delete("a")
-	q.Park(item, nil, "")
+	q.Park(item, nil)
 	clock.Step(time.Hour)
 	wantPop(t, q, "")
 	if n := q.Len(); n != 0 {
@@ -138,7 +138,7 @@ func TestOnlyPodsThatAnEventHelpsAreTriedAgain(t *testing.T) {
 		q.Add(pod(name, 0))
 	}
 	for _, refusedBy := range []framework.FilterPlugin{plugins.NodeResourcesFit{}, plugins.NodeAffinity{}, plugins.NodePorts{}} {
-		q.Park(pop(t, q), []framework.FilterPlugin{refusedBy}, "")
+		q.Park(pop(t, q), []framework.FilterPlugin{refusedBy})
 	}
 	clock.Step(time.Minute)
 	q.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod("without ports", 0)})
@@ -155,32 +155,11 @@ func TestOnlyPodsThatAnEventHelpsAreTriedAgain(t *testing.T) {
 func TestDeletedWhileBackingOffDoesNotComeBack(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
-	q.Park(wantPop(t, q, "a"), nil, "")
+	q.Park(wantPop(t, q, "a"), nil)
 	q.Delete("a")
 	clock.Step(time.Hour)
 	wantPop(t, q, "")
 	if n := q.Len(); n != 0 {
 		t.Errorf("%d pods left in the queue", n)
 	}
-}
-
-func TestPreemptorWaitsForItsOwnVictims(t *testing.T) {
-	q, clock := newQueue()
-	q.Add(pod("a", 9))
-	fit := []framework.FilterPlugin{plugins.NodeResourcesFit{}}
-	q.Park(wantPop(t, q, "a"), fit, "mine")
-	clock.Step(time.Minute)
-	removed := func(node string, conditions ...v1.PodCondition) framework.Event {
-		victim := pod("victim", 0)
-		victim.Spec.NodeName, victim.Status.Conditions = node, conditions
-		return framework.Event{Kind: framework.PodRemoved, Pod: victim}
-	}
-	preempted := v1.PodCondition{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonPreemptionByScheduler}
-	q.Notify(removed("other", preempted))
-	wantPop(t, q, "") // somebody else's room
-	q.Notify(removed("mine", preempted))
-	q.Park(wantPop(t, q, "a"), fit, "mine")
-	clock.Step(time.Minute)
-	q.Notify(removed("other")) // nobody waits for that room
-	wantPop(t, q, "a")
 }

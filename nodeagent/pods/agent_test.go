@@ -304,6 +304,28 @@ func TestAgentTakesAwayWhatIsLeftOfGonePods(t *testing.T) {
 	b.stop()
 }
 
+// The runtime may find again what it does not know of now.
+func TestForgottenRunsAreCounted(t *testing.T) {
+	b := newBench(t)
+	pod := testPod(v1.RestartPolicyAlways)
+	pod.Spec.Containers = pod.Spec.Containers[:1]
+	logs := filepath.Join(b.dir, "logs", "n_p_u", pod.Spec.Containers[0].Name)
+	if err := os.MkdirAll(logs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"2.log", "10.log.20260101-000000", "9.log", "notes"} {
+		if err := os.WriteFile(filepath.Join(logs, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.client.CoreV1().Pods("n").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.until("started for the twelfth time", func(p *v1.Pod) bool { return ready(p) && p.Status.ContainerStatuses[0].RestartCount == 11 })
+	b.stop()
+}
+
 // A call that is interrupted leaves a process behind, so it is let end.
 func TestSteadilyOutlivesItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,22 @@ func podsWithLogs(dir string) map[types.UID]types.NamespacedName {
 		}
 	}
 	return found
+}
+
+// firstAttempt is what the runs of a container that the runtime knows none of
+// begin with: they go on after those that have left logs in dir. A runtime that
+// could not read what it had may find it again, and two runs of one number then
+// keep it from starting.
+func firstAttempt(dir string) uint32 {
+	first := uint64(0)
+	entries, _ := os.ReadDir(dir) // made with the first run
+	for _, e := range entries {
+		number, _, _ := strings.Cut(e.Name(), ".log")
+		if n, err := strconv.ParseUint(number, 10, 32); err == nil {
+			first = max(first, n+1)
+		}
+	}
+	return uint32(first)
 }
 
 // rotateLogs keeps the logs of running containers short until ctx ends.

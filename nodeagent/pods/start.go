@@ -3,6 +3,7 @@ package pods
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
@@ -54,7 +55,11 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 	if err != nil {
 		return err
 	}
-	config, err := a.containerConfig(ctx, pod, c, action.Attempt, image, s.podIPs(), mounted)
+	attempt := action.Attempt
+	if s.Actual.Latest(c.Name) == nil {
+		attempt = firstAttempt(filepath.Join(a.logDirectory(pod), c.Name))
+	}
+	config, err := a.containerConfig(ctx, pod, c, attempt, image, s.podIPs(), mounted)
 	if err != nil {
 		return fault(reasonConfig, err)
 	}

@@ -15,7 +15,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build payload test unit integration linearizability failover kubectl helm e2e lint fmt generate demo demo-clean bench-up bench-api bench-failover bench-node bench-scheduler bench-proxy conformance clean
+.PHONY: help deps build payload test unit integration linearizability failover kubectl helm e2e faults lint fmt generate demo demo-clean bench-up bench-api bench-failover bench-node bench-scheduler bench-proxy conformance clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ e2e: ## clusters on lab hosts, through the built programs (Linux, root)
 	@if [ "$$(uname -s)" != Linux ] || [ "$$(id -u)" != 0 ]; then \
 		echo "SKIPPED: the end-to-end test boots lab hosts, which needs root on Linux; run it there with: sudo make e2e"; \
 	else $(MAKE) deps build && $(GO) test -count=1 -timeout 20m -v ./test/e2e/...; fi
+
+faults: ## break lab hosts in every way the lab can, half an hour (Linux, root)
+	@$(MAKE) --no-print-directory deps build
+	CLUSTERCTL_FAULTS=1 $(GO) test -count=1 -timeout 90m -v -run '^TestFaults$$' ./test/e2e/
 
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

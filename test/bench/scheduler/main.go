@@ -166,8 +166,8 @@ func (b *bench) measure(ctx context.Context, w workload, one contestant) (got re
 	defer d.end()
 	var scheduler *host.Process
 	if one.command != nil {
-		kubeconfig, err := b.kubeconfig()
-		if err != nil {
+		var kubeconfig string
+		if kubeconfig, err = b.kubeconfig(); err != nil {
 			return got, err
 		}
 		if scheduler, err = b.host.Start(one.command(b, kubeconfig)); err != nil {

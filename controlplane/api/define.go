@@ -65,11 +65,18 @@ func (k *kind[T]) Register(scheme *runtime.Scheme) error {
 			})
 		})
 	}
+	if len(k.d.FieldNames) == 0 {
+		return nil // the library knows the name and the namespace
+	}
+	refusal := k.d.UnknownField
+	if refusal == "" {
+		refusal = "field label not supported: %s"
+	}
 	return scheme.AddFieldLabelConversionFunc(k.Name(), func(label, value string) (string, string, error) {
 		if label == "metadata.name" || (label == "metadata.namespace" && !k.d.ClusterScope) || slices.Contains(k.d.FieldNames, label) {
 			return label, value, nil
 		}
-		return "", "", fmt.Errorf("field label not supported: %s", label)
+		return "", "", fmt.Errorf(refusal, label)
 	})
 }
 
@@ -87,6 +94,7 @@ func (k *kind[T]) Storages(env *Environment) (map[string]rest.Storage, error) {
 		UpdateStrategy:            base,
 		DeleteStrategy:            base.deletion(),
 		ResetFieldsStrategy:       base,
+		ReturnDeletedObject:       k.d.ReturnDeleted,
 		TableConvertor:            table[T]{d: k.d, fallback: rest.NewDefaultTableConvertor(gr)},
 	}
 	if k.d.TTL != nil {
@@ -207,7 +215,11 @@ func (s strategy[T]) PrepareForUpdate(ctx context.Context, obj, old runtime.Obje
 		return
 	}
 	o.SetGeneration(p.GetGeneration())
-	if !apiequality.Semantic.DeepEqual(s.d.Spec(o), s.d.Spec(p)) {
+	same := apiequality.Semantic.DeepEqual
+	if s.d.ExactSpec {
+		same = reflect.DeepEqual
+	}
+	if !same(s.d.Spec(o), s.d.Spec(p)) {
 		o.SetGeneration(p.GetGeneration() + 1)
 	}
 }
@@ -333,8 +345,11 @@ func (s statusStrategy[T]) ValidateUpdate(ctx context.Context, obj, old runtime.
 	return Show(errs)
 }
 
-func (s statusStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
-	return nil
+func (s statusStrategy[T]) WarningsOnUpdate(_ context.Context, obj, _ runtime.Object) []string {
+	if s.d.Status.Warnings == nil {
+		return nil
+	}
+	return s.d.Status.Warnings(obj.(T))
 }
 
 func (s statusStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {

@@ -65,6 +65,9 @@ type Definition[T Object] struct {
 	// nil means that the kind keeps no generation.
 	Spec func(obj T) any
 
+	// ExactSpec has generation count nothing and an empty list as different.
+	ExactSpec bool
+
 	// Status is nil for a kind without a status subresource.
 	Status *Status[T]
 
@@ -83,6 +86,10 @@ type Definition[T Object] struct {
 	// empty means background.
 	DefaultGarbageCollection rest.GarbageCollectionPolicy
 
+	// ReturnDeleted has a deletion answer with the object that went, and not
+	// with a mere success.
+	ReturnDeleted bool
+
 	// TTL is the life of an object in seconds; 0 means for ever.
 	TTL func(obj T) uint64
 
@@ -90,9 +97,12 @@ type Definition[T Object] struct {
 	// metadata.namespace. FieldNames are its keys, known without an object.
 	// IndexFields, a subset, are indexed by the watch cache (pods'
 	// spec.nodeName).
-	Fields      func(obj T) fields.Set
-	FieldNames  []string
-	IndexFields []string
+	// UnknownField is the format of the refusal of any other, if it is not the
+	// common one.
+	Fields       func(obj T) fields.Set
+	UnknownField string
+	FieldNames   []string
+	IndexFields  []string
 
 	// Columns and Row are what `kubectl get` prints; nil means name and age.
 	// Row returns one cell a column; now comes from the clock, for ages.
@@ -116,6 +126,8 @@ type Status[T Object] struct {
 	Prepare      func(ctx context.Context, obj, old T)
 	Validate     func(ctx context.Context, obj, old T) field.ErrorList
 	KeepMetadata bool
+	// Warnings go to the client as HTTP warning headers.
+	Warnings func(obj T) []string
 	// KeepOnCreate lets a new object bring its status (nodes register so).
 	KeepOnCreate bool
 }

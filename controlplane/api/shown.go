@@ -59,20 +59,31 @@ func (s shown) MarshalJSON() ([]byte, error) {
 		}
 		return json.Marshal(items)
 	}
+	return marshalFields(shownFields(v))
+}
+
+func marshalFields(list []shownField) ([]byte, error) {
 	var fields [][]byte
-	for i := range v.NumField() {
-		value, err := shown{v.Field(i)}.MarshalJSON()
+	for _, f := range list {
+		value, err := shown{f.value}.MarshalJSON()
 		if err != nil {
 			return nil, err
 		}
-		if v.Type().Field(i).Anonymous {
+		if len(f.prefix) > 0 {
+			before, err := marshalFields(f.prefix)
+			if err != nil {
+				return nil, err
+			}
+			value = append(append(bytes.TrimSuffix(before, []byte("}")), ','), bytes.TrimPrefix(value, []byte("{"))...)
+		}
+		if f.embedded {
 			// Its fields are the outer object's.
 			if value = bytes.TrimSuffix(bytes.TrimPrefix(value, []byte("{")), []byte("}")); len(value) > 0 {
 				fields = append(fields, value)
 			}
 			continue
 		}
-		fields = append(fields, append([]byte(`"`+v.Type().Field(i).Name+`":`), value...))
+		fields = append(fields, append([]byte(`"`+f.name+`":`), value...))
 	}
 	return append(append([]byte("{"), bytes.Join(fields, []byte(","))...), '}'), nil
 }

@@ -49,8 +49,9 @@ var validatingWebhooks = api.Definition[*admissionv1.ValidatingWebhookConfigurat
 	Warnings: func(_ context.Context, c, _ *admissionv1.ValidatingWebhookConfiguration) []string {
 		return nameWarnings(c.Name)
 	},
-	Spec:    func(c *admissionv1.ValidatingWebhookConfiguration) any { return c.Webhooks },
-	Columns: webhookColumns,
+	Spec:      func(c *admissionv1.ValidatingWebhookConfiguration) any { return c.Webhooks },
+	ExactSpec: true,
+	Columns:   webhookColumns,
 	Row: func(c *admissionv1.ValidatingWebhookConfiguration) []any {
 		return []any{c.Name, int64(len(c.Webhooks)), columns.Since(c.CreationTimestamp.Time)}
 	},
@@ -82,8 +83,9 @@ var mutatingWebhooks = api.Definition[*admissionv1.MutatingWebhookConfiguration]
 	Warnings: func(_ context.Context, c, _ *admissionv1.MutatingWebhookConfiguration) []string {
 		return nameWarnings(c.Name)
 	},
-	Spec:    func(c *admissionv1.MutatingWebhookConfiguration) any { return c.Webhooks },
-	Columns: webhookColumns,
+	Spec:      func(c *admissionv1.MutatingWebhookConfiguration) any { return c.Webhooks },
+	ExactSpec: true,
+	Columns:   webhookColumns,
 	Row: func(c *admissionv1.MutatingWebhookConfiguration) []any {
 		return []any{c.Name, int64(len(c.Webhooks)), columns.Since(c.CreationTimestamp.Time)}
 	},

@@ -145,12 +145,3 @@ func isZero(value *intstr.IntOrString) bool {
 	}
 	return value == nil || value.IntValue() == 0
 }
-
-// nameWarning tells that pods' host names derive from the object's name.
-func nameWarning(name string) []string {
-	messages := validation.IsDNS1123Label(name)
-	if len(messages) == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", messages)}
-}

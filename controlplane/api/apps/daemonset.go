@@ -51,7 +51,7 @@ var daemonSet = api.Definition[*appsv1.DaemonSet]{
 		if old != nil && ds.Generation == old.Generation {
 			return nil
 		}
-		return core.PodTemplateWarnings(&ds.Spec.Template, field.NewPath("spec", "template", "spec"))
+		return core.PodTemplateWarnings(&ds.Spec.Template, field.NewPath("spec", "template"))
 	},
 	Spec: func(ds *appsv1.DaemonSet) any { return ds.Spec },
 	Status: &api.Status[*appsv1.DaemonSet]{

@@ -37,11 +37,11 @@ var deployment = api.Definition[*appsv1.Deployment]{
 	Warnings: func(_ context.Context, d, old *appsv1.Deployment) []string {
 		var warnings []string
 		if old == nil {
-			warnings = nameWarning(d.Name)
+			warnings = core.NameWarnings(d.Name)
 		} else if d.Generation == old.Generation {
 			return nil
 		}
-		return append(warnings, core.PodTemplateWarnings(&d.Spec.Template, field.NewPath("spec", "template", "spec"))...)
+		return append(warnings, core.PodTemplateWarnings(&d.Spec.Template, field.NewPath("spec", "template"))...)
 	},
 	// Annotations count, since they are copied to the replica sets.
 	Spec: func(d *appsv1.Deployment) any { return []any{d.Spec, d.Annotations} },

@@ -2,11 +2,9 @@ package apps
 
 import (
 	"context"
-	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -40,11 +38,11 @@ var replicaSet = api.Definition[*appsv1.ReplicaSet]{
 	Warnings: func(_ context.Context, rs, old *appsv1.ReplicaSet) []string {
 		var warnings []string
 		if old == nil {
-			warnings = nameWarning(rs.Name)
+			warnings = core.NameWarnings(rs.Name)
 		} else if rs.Generation == old.Generation {
 			return nil
 		}
-		return append(warnings, core.PodTemplateWarnings(&rs.Spec.Template, field.NewPath("spec", "template", "spec"))...)
+		return append(warnings, core.PodTemplateWarnings(&rs.Spec.Template, field.NewPath("spec", "template"))...)
 	},
 	Spec: func(rs *appsv1.ReplicaSet) any { return rs.Spec },
 	Status: &api.Status[*appsv1.ReplicaSet]{
@@ -54,10 +52,6 @@ var replicaSet = api.Definition[*appsv1.ReplicaSet]{
 			return checkReplicaSetStatus(&rs.Status, field.NewPath("status"))
 		},
 	},
-	Fields: func(rs *appsv1.ReplicaSet) fields.Set {
-		return fields.Set{"status.replicas": strconv.Itoa(int(rs.Status.Replicas))}
-	},
-	FieldNames: []string{"status.replicas"},
 	Columns: append(append([]metav1.TableColumnDefinition{
 		columns.Name(),
 		columns.Number("Desired", appsv1.ReplicaSetSpec{}.SwaggerDoc()["replicas"]),

@@ -58,7 +58,7 @@ var statefulSet = api.Definition[*appsv1.StatefulSet]{
 		var warnings []string
 		path := field.NewPath("spec")
 		if old == nil || s.Generation != old.Generation {
-			warnings = core.PodTemplateWarnings(&s.Spec.Template, path.Child("template", "spec"))
+			warnings = core.PodTemplateWarnings(&s.Spec.Template, path.Child("template"))
 		}
 		for i := range s.Spec.VolumeClaimTemplates {
 			at := path.Child("volumeClaimTemplates").Index(i)

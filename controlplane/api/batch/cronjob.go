@@ -17,6 +17,7 @@ import (
 
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/columns"
+	"clusterctl/controlplane/api/core"
 )
 
 // maxCronJobName leaves room for the suffix of the jobs' names.
@@ -84,7 +85,7 @@ var cronJob = api.Definition[*batchv1.CronJob]{
 func cronJobWarnings(_ context.Context, c, old *batchv1.CronJob) (warnings []string) {
 	path := field.NewPath("spec", "jobTemplate", "spec")
 	if old == nil {
-		return append(nameWarning(c.Name), jobWarnings(&c.Spec.JobTemplate.Spec, path)...)
+		return append(core.NameWarnings(c.Name), jobWarnings(&c.Spec.JobTemplate.Spec, path)...)
 	}
 	if c.Generation != old.Generation {
 		warnings = jobWarnings(&c.Spec.JobTemplate.Spec, path)

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/utils/ptr"
@@ -51,7 +50,7 @@ var job = api.Definition[*batchv1.Job]{
 	ValidateUpdate: func(_ context.Context, j, old *batchv1.Job) field.ErrorList { return checkJobUpdate(j, old) },
 	Warnings: func(_ context.Context, j, old *batchv1.Job) (warnings []string) {
 		if old == nil {
-			warnings = nameWarning(j.Name)
+			warnings = core.NameWarnings(j.Name)
 		} else if j.Generation == old.Generation {
 			return nil
 		}
@@ -66,7 +65,8 @@ var job = api.Definition[*batchv1.Job]{
 	Fields: func(j *batchv1.Job) fields.Set {
 		return fields.Set{"status.successful": strconv.Itoa(int(j.Status.Succeeded))}
 	},
-	FieldNames: []string{"status.successful"},
+	FieldNames:   []string{"status.successful"},
+	UnknownField: "field label %q not supported for Job",
 	Columns: append(append([]metav1.TableColumnDefinition{
 		columns.Name(),
 		columns.Text("Status", "Status of the job."),
@@ -162,20 +162,11 @@ func generateSelector(j *batchv1.Job) {
 	}
 }
 
-// nameWarning tells that pods' host names derive from the object's name.
-func nameWarning(name string) []string {
-	messages := validation.IsDNS1123Label(name)
-	if len(messages) == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", messages)}
-}
-
 func jobWarnings(spec *batchv1.JobSpec, path *field.Path) (warnings []string) {
 	if isIndexed(spec) && ptr.Deref(spec.Completions, 0) > manyCompletions && ptr.Deref(spec.Parallelism, 0) > limitForManyCompletions {
 		warnings = append(warnings, fmt.Sprintf("%s: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail", path))
 	}
-	return append(warnings, core.PodTemplateWarnings(&spec.Template, path.Child("template", "spec"))...)
+	return append(warnings, core.PodTemplateWarnings(&spec.Template, path.Child("template"))...)
 }
 
 func isIndexed(spec *batchv1.JobSpec) bool {

@@ -73,7 +73,7 @@ func (c *componentStatuses) Get(ctx context.Context, name string, _ *metav1.GetO
 			return c.status(ctx, known.name, known.lease), nil
 		}
 	}
-	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "componentstatuses"}, name)
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "componentstatus"}, name)
 }
 
 // List implements rest.Lister.

@@ -13,6 +13,7 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
 
@@ -43,6 +44,7 @@ func endpointsKind() api.Kind {
 			}
 			return validateSubsets(e.Subsets)
 		},
+		Warnings:            func(_ context.Context, e, _ *corev1.Endpoints) []string { return endpointsWarnings(e) },
 		AllowCreateOnUpdate: true,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(), columns.Text("Endpoints", corev1.Endpoints{}.SwaggerDoc()["subsets"]), columns.Age(),
@@ -139,4 +141,22 @@ func formatEndpoints(e *corev1.Endpoints) string {
 		return fmt.Sprintf("%s + %d more...", strings.Join(list[:most], ","), len(list)-most)
 	}
 	return orNone(strings.Join(list, ","))
+}
+
+// endpointsWarnings tells of addresses in odd forms, which the endpoints
+// controller does not write.
+func endpointsWarnings(e *corev1.Endpoints) (warnings []string) {
+	if e.Labels["endpoints.kubernetes.io/managed-by"] == "endpoint-controller" {
+		return nil
+	}
+	for i, subset := range e.Subsets {
+		path := field.NewPath("subsets").Index(i)
+		for j, a := range subset.Addresses {
+			warnings = append(warnings, validation.GetWarningsForIP(path.Child("addresses").Index(j).Child("ip"), a.IP)...)
+		}
+		for j, a := range subset.NotReadyAddresses {
+			warnings = append(warnings, validation.GetWarningsForIP(path.Child("notReadyAddresses").Index(j).Child("ip"), a.IP)...)
+		}
+	}
+	return warnings
 }

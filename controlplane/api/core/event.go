@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -29,12 +30,21 @@ func eventKind() api.Kind {
 		New:     func() *corev1.Event { return &corev1.Event{} },
 		NewList: func() runtime.Object { return &corev1.EventList{} },
 
-		Validate: func(_ context.Context, e *corev1.Event) field.ErrorList {
+		Validate: func(ctx context.Context, e *corev1.Event) field.ErrorList {
+			if isStrict(ctx) {
+				return ValidateStrictly(e)
+			}
 			return ValidateEvent(e, "reportingComponent")
 		},
-		ValidateUpdate: func(_ context.Context, e, _ *corev1.Event) field.ErrorList {
+		ValidateUpdate: func(ctx context.Context, e, old *corev1.Event) field.ErrorList {
+			if isStrict(ctx) {
+				return ValidateStrictUpdate(e, old)
+			}
 			return ValidateEvent(e, "reportingComponent")
 		},
+		// Nobody ever checked more of an event's metadata than paths need.
+		NameValidation:      path.ValidatePathSegmentName,
+		PlainFinalizers:     true,
 		AllowCreateOnUpdate: true,
 		TTL:                 func(*corev1.Event) uint64 { return EventSeconds },
 		Fields:              EventFields,
@@ -108,7 +118,7 @@ func EventColumns() []metav1.TableColumnDefinition {
 	name.Priority = 1
 	return []metav1.TableColumnDefinition{
 		columns.Text("Last Seen", doc["lastTimestamp"]), columns.Text("Type", doc["type"]), columns.Text("Reason", doc["reason"]),
-		columns.Text("Object", doc["involvedObject"]), columns.Wide("Subobject", doc["involvedObject"]), columns.Wide("Source", doc["source"]),
+		columns.Text("Object", doc["involvedObject"]), columns.Wide("Subobject", corev1.ObjectReference{}.SwaggerDoc()["fieldPath"]), columns.Wide("Source", doc["source"]),
 		columns.Text("Message", doc["message"]), columns.Wide("First Seen", doc["firstTimestamp"]), columns.Wide("Count", doc["count"]), name,
 	}
 }

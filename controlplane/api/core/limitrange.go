@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"clusterctl/controlplane/api"
@@ -25,6 +26,11 @@ func limitRangeKind() api.Kind {
 		Default: func(l *corev1.LimitRange) {
 			for i := range l.Spec.Limits {
 				defaultLimit(&l.Spec.Limits[i])
+			}
+		},
+		PrepareForCreate: func(_ context.Context, l *corev1.LimitRange) {
+			if l.Name == "" {
+				l.Name = string(uuid.NewUUID())
 			}
 		},
 		Validate:       func(_ context.Context, l *corev1.LimitRange) field.ErrorList { return validateLimitRange(l) },

@@ -20,6 +20,8 @@ import (
 	storeerr "k8s.io/apiserver/pkg/storage/errors"
 	"k8s.io/apiserver/pkg/util/dryrun"
 
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/columns"
 )
@@ -52,16 +54,17 @@ func namespaceKind() api.Kind {
 			KeepMetadata: true,
 		},
 		Fields: func(n *corev1.Namespace) fields.Set {
-			return fields.Set{"status.phase": string(n.Status.Phase), "name": n.Name}
+			return fields.Set{"status.phase": string(n.Status.Phase)}
 		},
-		FieldNames: []string{"status.phase", "name"},
+		FieldNames: []string{"status.phase"},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(), columns.Text("Status", "The status of the namespace"), columns.Age(),
 		},
 		Row: func(n *corev1.Namespace) []any {
 			return []any{n.Name, string(n.Status.Phase), columns.Since(n.CreationTimestamp.Time)}
 		},
-		Extend: extendNamespaces,
+		ReturnDeleted: true,
+		Extend:        extendNamespaces,
 	})
 }
 
@@ -107,7 +110,7 @@ func extendNamespaces(_ *api.Environment, store, status *registry.Store) (map[st
 	store.ShouldDeleteDuringUpdate, status.ShouldDeleteDuringUpdate = gone, gone
 	return map[string]rest.Storage{
 		"namespaces": &namespaceResource{Resource: api.NewResource(store, []string{"ns"}, nil)},
-		"namespaces/finalize": newPart(store, updating[*corev1.Namespace]{
+		"namespaces/finalize": finalizing{newPart(store, updating[*corev1.Namespace]{
 			keep: func(n, old *corev1.Namespace) { n.Status = old.Status },
 			validate: func(n, _ *corev1.Namespace) field.ErrorList {
 				var errs field.ErrorList
@@ -118,8 +121,27 @@ func extendNamespaces(_ *api.Environment, store, status *registry.Store) (map[st
 				}
 				return errs
 			},
-		}),
+		})},
 	}, nil
+}
+
+// finalizing is updated only: nobody reads or patches a namespace there.
+type finalizing struct{ whole *part }
+
+var _ rest.Updater = finalizing{}
+
+func (f finalizing) New() runtime.Object { return f.whole.New() }
+
+// Destroy does nothing: the main resource owns the store.
+func (finalizing) Destroy() {}
+
+func (f finalizing) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, forceCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	return f.whole.Update(ctx, name, info, create, update, forceCreate, options)
+}
+
+// GetResetFieldsFilter implements rest.ResetFieldsFilterStrategy.
+func (f finalizing) GetResetFieldsFilter() map[fieldpath.APIVersion]fieldpath.Filter {
+	return f.whole.GetResetFieldsFilter()
 }
 
 // namespaceResource deletes in two steps: the first request marks the

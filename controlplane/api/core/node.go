@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
+	netutils "k8s.io/utils/net"
 
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/columns"
@@ -44,7 +46,12 @@ func nodeKind() api.Kind {
 		},
 		Warnings: nodeWarnings,
 		Status: &api.Status[*corev1.Node]{
-			Copy:         func(to, from *corev1.Node) { to.Status = from.Status },
+			Copy: func(to, from *corev1.Node) { to.Status = from.Status },
+			Prepare: func(_ context.Context, n, old *corev1.Node) {
+				if old.Status.Config == nil {
+					n.Status.Config = nil
+				}
+			},
 			Validate:     func(_ context.Context, n, old *corev1.Node) field.ErrorList { return validateNodeUpdate(n, old) },
 			KeepMetadata: true,
 			KeepOnCreate: true,
@@ -88,6 +95,15 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	for i, c := range n.Spec.PodCIDRs {
 		errs = append(errs, cidr(c, path.Index(i), nil)...)
 	}
+	if len(n.Spec.PodCIDRs) > 1 {
+		// A second check of the same, in the words that users know.
+		for i, c := range n.Spec.PodCIDRs {
+			if _, _, err := netutils.ParseCIDRSloppy(c); err != nil {
+				errs = append(errs, field.InternalError(path, fmt.Errorf("invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[%d]: <nil> (%w)", i, err)))
+				break
+			}
+		}
+	}
 	if list := n.Spec.PodCIDRs; len(list) > 2 || len(list) == 2 && strings.Contains(list[0], ":") == strings.Contains(list[1], ":") {
 		errs = append(errs, field.Invalid(path, list, "may specify no more than one CIDR for each IP family"))
 	}
@@ -105,6 +121,13 @@ func validateNodeStatus(n *corev1.Node) field.ErrorList {
 		}
 	}
 	path := field.NewPath("status", "declaredFeatures")
+	for i, feature := range n.Status.DeclaredFeatures {
+		if len(feature) > validation.DNS1123SubdomainMaxLength {
+			errs = append(errs, field.Invalid(path.Index(i), feature, fmt.Sprintf("invalid feature name %q: must be no more than %d characters", feature, validation.DNS1123SubdomainMaxLength)))
+		} else if !featureName.MatchString(feature) {
+			errs = append(errs, field.Invalid(path.Index(i), feature, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", feature)))
+		}
+	}
 	for i := 1; i < len(n.Status.DeclaredFeatures); i++ {
 		if now, before := n.Status.DeclaredFeatures[i], n.Status.DeclaredFeatures[i-1]; now == before {
 			errs = append(errs, field.Duplicate(path.Index(i), now))
@@ -114,6 +137,9 @@ func validateNodeStatus(n *corev1.Node) field.ErrorList {
 	}
 	return errs
 }
+
+// featureName matches features that a node may declare: MyFeature/part.
+var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*$`)
 
 func validateTaints(taints []corev1.Taint, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
@@ -166,6 +192,9 @@ func nodeWarnings(_ context.Context, n, _ *corev1.Node) []string {
 	}
 	if n.Spec.DoNotUseExternalID != "" {
 		warnings = append(warnings, "spec.externalID: this field is deprecated, and is unused by Kubernetes")
+	}
+	for i, c := range n.Spec.PodCIDRs {
+		warnings = append(warnings, validation.GetWarningsForCIDR(field.NewPath("spec", "podCIDRs").Index(i), c)...)
 	}
 	return warnings
 }

@@ -13,8 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
-	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
@@ -51,11 +49,8 @@ func persistentVolumeKind() api.Kind {
 			columns.Text("VolumeAttributesClass", "VolumeAttributesClass of the pv"), columns.Text("Reason", status["reason"]),
 			columns.Age(), columns.Wide("VolumeMode", spec["volumeMode"]),
 		},
-		Row: volumeRow,
-		Extend: func(_ *api.Environment, store, status *registry.Store) (map[string]rest.Storage, error) {
-			store.ReturnDeletedObject, status.ReturnDeletedObject = true, true
-			return nil, nil
-		},
+		Row:           volumeRow,
+		ReturnDeleted: true,
 	})
 }
 
@@ -266,6 +261,13 @@ func volumeWarnings(v *corev1.PersistentVolume) []string {
 	}
 	if v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
 		warnings = append(warnings, "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
+	}
+	if a := v.Spec.NodeAffinity; a != nil && a.Required != nil {
+		w := &warner{}
+		for i, term := range a.Required.NodeSelectorTerms {
+			w.nodeTerm(term, false, field.NewPath("spec", "nodeAffinity", "required", "nodeSelectorTerms").Index(i))
+		}
+		warnings = append(warnings, w.list...)
 	}
 	for _, gone := range []struct {
 		set         bool

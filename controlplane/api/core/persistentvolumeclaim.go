@@ -13,8 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
-	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
@@ -24,8 +22,8 @@ import (
 
 func persistentVolumeClaimKind() api.Kind {
 	spec, status := corev1.PersistentVolumeClaimSpec{}.SwaggerDoc(), corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()
-	check := func(c *corev1.PersistentVolumeClaim) field.ErrorList {
-		return ValidateClaimSpec(&c.Spec, field.NewPath("spec"))
+	check := func(c *corev1.PersistentVolumeClaim, anyGroup bool) field.ErrorList {
+		return validateClaimSpec(&c.Spec, anyGroup, field.NewPath("spec"))
 	}
 	return api.Define(api.Definition[*corev1.PersistentVolumeClaim]{
 		GroupVersion: groupVersion, Kind: "PersistentVolumeClaim", Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim",
@@ -39,9 +37,11 @@ func persistentVolumeClaimKind() api.Kind {
 			normalizeDataSource(&c.Spec, nil)
 		},
 		PrepareForUpdate: func(_ context.Context, c, old *corev1.PersistentVolumeClaim) { normalizeDataSource(&c.Spec, &old.Spec) },
-		Validate:         func(_ context.Context, c *corev1.PersistentVolumeClaim) field.ErrorList { return check(c) },
+		Validate:         func(_ context.Context, c *corev1.PersistentVolumeClaim) field.ErrorList { return check(c, false) },
 		ValidateUpdate: func(_ context.Context, c, old *corev1.PersistentVolumeClaim) field.ErrorList {
-			return append(check(c), validateClaimUpdate(c, old)...)
+			s, r := old.Spec.DataSource, old.Spec.DataSourceRef
+			anyGroup := s != nil && s.APIGroup != nil || r != nil && r.APIGroup != nil
+			return append(check(c, anyGroup), validateClaimUpdate(c, old)...)
 		},
 		Warnings: func(_ context.Context, c, _ *corev1.PersistentVolumeClaim) []string { return claimWarnings(c) },
 		Status: &api.Status[*corev1.PersistentVolumeClaim]{
@@ -57,11 +57,8 @@ func persistentVolumeClaimKind() api.Kind {
 			columns.Text("StorageClass", "StorageClass of the pvc"), columns.Text("VolumeAttributesClass", "VolumeAttributesClass of the pvc"),
 			columns.Age(), columns.Wide("VolumeMode", spec["volumeMode"]),
 		},
-		Row: claimRow,
-		Extend: func(_ *api.Environment, store, status *registry.Store) (map[string]rest.Storage, error) {
-			store.ReturnDeletedObject, status.ReturnDeletedObject = true, true
-			return nil, nil
-		},
+		Row:           claimRow,
+		ReturnDeleted: true,
 	})
 }
 

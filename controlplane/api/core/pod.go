@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/utils/ptr"
 
 	"clusterctl/controlplane/api"
@@ -35,13 +36,15 @@ func podKind() api.Kind {
 			Copy:         func(to, from *corev1.Pod) { to.Status = from.Status },
 			Prepare:      preparePodStatus,
 			Validate:     func(_ context.Context, pod, old *corev1.Pod) field.ErrorList { return validatePodStatus(pod, old) },
+			Warnings:     podStatusWarnings,
 			KeepMetadata: true,
 		},
 		GracefulDelete: podGracePeriod,
+		ReturnDeleted:  true,
 
 		Fields: podFields,
 		FieldNames: []string{"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
-			"spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"},
+			"spec.hostNetwork", "status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName"},
 		IndexFields: []string{"spec.nodeName"},
 		Columns:     podColumns,
 		Row:         podRow,
@@ -73,7 +76,7 @@ func mirrorServiceAccount(pod *corev1.Pod) {
 	pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
 }
 
-func prepareNewPod(_ context.Context, pod *corev1.Pod) {
+func prepareNewPod(ctx context.Context, pod *corev1.Pod) {
 	mirrorServiceAccount(pod)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: QOSClass(pod)}
 	if len(pod.Spec.SchedulingGates) > 0 {
@@ -83,7 +86,7 @@ func prepareNewPod(_ context.Context, pod *corev1.Pod) {
 		})
 	}
 	mergeLabelKeys(pod)
-	copyAppArmorAnnotations(pod)
+	copyAppArmorAnnotations(ctx, pod)
 }
 
 // preparePodStatus keeps what a reporter that knows less leaves out.
@@ -171,7 +174,7 @@ func mergeLabelKeys(pod *corev1.Pod) {
 
 // copyAppArmorAnnotations turns the annotations that once named AppArmor
 // profiles into the field that node agents read.
-func copyAppArmorAnnotations(pod *corev1.Pod) {
+func copyAppArmorAnnotations(ctx context.Context, pod *corev1.Pod) {
 	if isWindows(&pod.Spec) || len(pod.Annotations) == 0 {
 		return
 	}
@@ -185,7 +188,12 @@ func copyAppArmorAnnotations(pod *corev1.Pod) {
 			continue
 		}
 		profile := appArmorProfile(said)
-		if profile == nil || len(validateAppArmor(profile, nil)) > 0 || apiequality.Semantic.DeepEqual(profile, whole) {
+		valid := profile != nil && len(validateAppArmor(profile, nil)) == 0
+		if valid && apiequality.Semantic.DeepEqual(profile, whole) {
+			continue
+		}
+		warning.AddWarning(ctx, "", fmt.Sprintf("metadata.annotations[%s%s]: %s", corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix, c.Name, appArmorMoved))
+		if !valid {
 			continue
 		}
 		if c.SecurityContext == nil {
@@ -225,6 +233,18 @@ func podGracePeriod(_ context.Context, pod *corev1.Pod, options *metav1.DeleteOp
 	return true
 }
 
+// podStatusWarnings tells of addresses in odd forms.
+func podStatusWarnings(pod *corev1.Pod) (warnings []string) {
+	path := field.NewPath("status")
+	for i, a := range pod.Status.PodIPs {
+		warnings = append(warnings, validation.GetWarningsForIP(path.Child("podIPs").Index(i).Child("ip"), a.IP)...)
+	}
+	for i, a := range pod.Status.HostIPs {
+		warnings = append(warnings, validation.GetWarningsForIP(path.Child("hostIPs").Index(i).Child("ip"), a.IP)...)
+	}
+	return warnings
+}
+
 func podWarnings(_ context.Context, pod, old *corev1.Pod) []string {
 	if old != nil {
 		return nil
@@ -233,43 +253,7 @@ func podWarnings(_ context.Context, pod, old *corev1.Pod) []string {
 	if faults := validation.IsDNS1123Label(pod.Name); len(faults) > 0 {
 		warnings = append(warnings, fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", faults))
 	}
-	return append(warnings, PodTemplateWarnings(&corev1.PodTemplateSpec{ObjectMeta: pod.ObjectMeta, Spec: pod.Spec}, field.NewPath("spec"))...)
-}
-
-// PodTemplateWarnings tells what works, but hardly as meant; path is the spec's.
-func PodTemplateWarnings(template *corev1.PodTemplateSpec, path *field.Path) []string {
-	var warnings []string
-	for c, at := range everyContainerAt(&template.Spec, path) {
-		named := map[string]int{}
-		for i, e := range c.Env {
-			if first, twice := named[e.Name]; twice {
-				warnings = append(warnings, fmt.Sprintf("%s: hides previous definition of %q, which may be dropped when using apply", at.Child("env").Index(i), c.Env[first].Name))
-			}
-			named[e.Name] = i
-		}
-		for name, q := range c.Resources.Requests {
-			if name == corev1.ResourceMemory && q.MilliValue()%1000 != 0 {
-				warnings = append(warnings, fmt.Sprintf("%s: fractional byte value %q is invalid, must be an integer", at.Child("resources", "requests").Key(string(name)), q.String()))
-			}
-		}
-	}
-	secrets := map[string]bool{}
-	for i, s := range template.Spec.ImagePullSecrets {
-		at := path.Child("imagePullSecrets").Index(i).Child("name")
-		if secrets[s.Name] {
-			warnings = append(warnings, fmt.Sprintf("%s: duplicate name %q", at, s.Name))
-		}
-		secrets[s.Name] = true
-	}
-	for i, s := range template.Spec.ImagePullSecrets {
-		if s.Name == "" {
-			warnings = append(warnings, fmt.Sprintf("%s: invalid empty name %q", path.Child("imagePullSecrets").Index(i).Child("name"), s.Name))
-		}
-	}
-	if s := template.Spec.TerminationGracePeriodSeconds; s != nil && *s < 0 {
-		warnings = append(warnings, fmt.Sprintf("%s: must be >= 0; negative values are invalid and will be treated as 1", path.Child("terminationGracePeriodSeconds")))
-	}
-	return warnings
+	return append(warnings, PodTemplateWarnings(&corev1.PodTemplateSpec{ObjectMeta: pod.ObjectMeta, Spec: pod.Spec}, nil)...)
 }
 
 // QOSClass is the quality of service that a pod's requests and limits earn it.

@@ -26,7 +26,6 @@ import (
 var pods = schema.GroupResource{Resource: "pods"}
 
 func extendPods(env *api.Environment, store, status *registry.Store) (map[string]rest.Storage, error) {
-	store.ReturnDeletedObject, status.ReturnDeletedObject = true, true
 	reader := podReader{store}
 	binding := &podBinding{store}
 	each, prefix := fieldpath.MatchAnyPathElement(), fieldpath.MakePrefixMatcherOrDie

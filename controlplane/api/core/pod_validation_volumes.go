@@ -213,6 +213,11 @@ func validateEphemeralVolume(e *corev1.EphemeralVolumeSource, path *field.Path) 
 // ValidateClaimSpec checks what a claim asks for: access modes and size, and
 // the names it uses.
 func ValidateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, path *field.Path) field.ErrorList {
+	return validateClaimSpec(spec, false, path)
+}
+
+// validateClaimSpec lets the groups of data sources be anything if anyGroup.
+func validateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, anyGroup bool, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if len(spec.AccessModes) == 0 {
 		errs = append(errs, field.Required(path.Child("accessModes"), "at least 1 access mode is required"))
@@ -240,10 +245,10 @@ func ValidateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, path *field.Path)
 		errs = append(errs, anyOf(*m, path.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
 	}
 	if d := spec.DataSource; d != nil {
-		errs = append(errs, validateDataSource(d.Kind, d.Name, d.APIGroup, path.Child("dataSource"))...)
+		errs = append(errs, validateDataSource(d.Kind, d.Name, d.APIGroup, anyGroup, path.Child("dataSource"))...)
 	}
 	if d := spec.DataSourceRef; d != nil {
-		errs = append(errs, validateDataSource(d.Kind, d.Name, d.APIGroup, path.Child("dataSourceRef"))...)
+		errs = append(errs, validateDataSource(d.Kind, d.Name, d.APIGroup, anyGroup, path.Child("dataSourceRef"))...)
 		if d.Namespace != nil && *d.Namespace != "" {
 			errs = append(errs, invalid(path.Child("dataSourceRef", "namespace"), *d.Namespace, apivalidation.ValidateNamespaceName(*d.Namespace, false))...)
 			if spec.DataSource != nil {
@@ -259,13 +264,13 @@ func ValidateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, path *field.Path)
 	return errs
 }
 
-func validateDataSource(kind, name string, group *string, path *field.Path) field.ErrorList {
+func validateDataSource(kind, name string, group *string, anyGroup bool, path *field.Path) field.ErrorList {
 	errs := append(required(name, path.Child("name")), required(kind, path.Child("kind"))...)
 	g := ptr.Deref(group, "")
 	if g == "" && kind != "PersistentVolumeClaim" {
 		errs = append(errs, field.Invalid(path, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"))
 	}
-	if g != "" {
+	if g != "" && !anyGroup {
 		errs = append(errs, dnsSubdomain(g, path.Child("apiGroup"))...)
 	}
 	return errs

@@ -8,8 +8,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
-	"k8s.io/apiserver/pkg/registry/rest"
 
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/columns"
@@ -27,8 +25,11 @@ func podTemplateKind() api.Kind {
 		Default:        func(t *corev1.PodTemplate) { DefaultPodTemplate(&t.Template) },
 		Validate:       func(_ context.Context, t *corev1.PodTemplate) field.ErrorList { return check(t) },
 		ValidateUpdate: func(_ context.Context, t, _ *corev1.PodTemplate) field.ErrorList { return check(t) },
-		Warnings: func(_ context.Context, t, _ *corev1.PodTemplate) []string {
-			return PodTemplateWarnings(&t.Template, field.NewPath("template", "spec"))
+		Warnings: func(_ context.Context, t, old *corev1.PodTemplate) []string {
+			if old != nil && t.Generation == old.Generation {
+				return nil
+			}
+			return PodTemplateWarnings(&t.Template, field.NewPath("template"))
 		},
 		Spec: func(t *corev1.PodTemplate) any { return t.Template },
 		Columns: []metav1.TableColumnDefinition{
@@ -39,9 +40,6 @@ func podTemplateKind() api.Kind {
 			names, images := columns.ContainerCells(t.Template.Spec.Containers)
 			return []any{t.Name, names, images, labels.FormatLabels(t.Template.Labels)}
 		},
-		Extend: func(_ *api.Environment, store, _ *registry.Store) (map[string]rest.Storage, error) {
-			store.ReturnDeletedObject = true
-			return nil, nil
-		},
+		ReturnDeleted: true,
 	})
 }

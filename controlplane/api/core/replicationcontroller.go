@@ -3,12 +3,15 @@ package core
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -34,6 +37,8 @@ func replicationControllerKind() api.Kind {
 		Default:                  defaultReplicationController,
 		Validate:                 check,
 		ValidateUpdate:           func(ctx context.Context, c, _ *corev1.ReplicationController) field.ErrorList { return check(ctx, c) },
+		Warnings:                 replicationControllerWarnings,
+		NameValidation:           LongName,
 		Spec:                     func(c *corev1.ReplicationController) any { return c.Spec },
 		DefaultGarbageCollection: rest.OrphanDependents,
 		Status: &api.Status[*corev1.ReplicationController]{
@@ -89,6 +94,31 @@ func defaultReplicationController(c *corev1.ReplicationController) {
 			c.Labels = labels.Merge(l, nil)
 		}
 	}
+}
+
+func replicationControllerWarnings(_ context.Context, c, old *corev1.ReplicationController) []string {
+	var warnings []string
+	if old == nil {
+		warnings = NameWarnings(c.Name)
+	} else if c.Generation == old.Generation {
+		return nil
+	}
+	if c.Spec.Template == nil {
+		return warnings
+	}
+	return append(warnings, PodTemplateWarnings(c.Spec.Template, field.NewPath("spec", "template"))...)
+}
+
+// LongName wants what every name is, in the words that Kubernetes has for
+// kinds whose schema says so.
+func LongName(name string, prefix bool) []string {
+	faults := apivalidation.NameIsDNSSubdomain(name, prefix)
+	for i := range faults {
+		if len(name) > validation.DNS1123SubdomainMaxLength {
+			faults[i] = strings.Replace(faults[i], "characters", "bytes", 1)
+		}
+	}
+	return faults
 }
 
 func validateReplicationController(c *corev1.ReplicationController) field.ErrorList {

@@ -12,8 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
-	"k8s.io/apiserver/pkg/registry/rest"
 
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/columns"
@@ -39,6 +37,7 @@ func resourceQuotaKind() api.Kind {
 			}
 			return errs
 		},
+		Warnings: quotaWarnings,
 		Status: &api.Status[*corev1.ResourceQuota]{
 			Copy: func(to, from *corev1.ResourceQuota) { to.Status = from.Status },
 			Validate: func(_ context.Context, q, _ *corev1.ResourceQuota) field.ErrorList {
@@ -53,11 +52,8 @@ func resourceQuotaKind() api.Kind {
 			columns.Text("Limit", "Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node."),
 			columns.Age(),
 		},
-		Row: quotaRow,
-		Extend: func(_ *api.Environment, store, status *registry.Store) (map[string]rest.Storage, error) {
-			store.ReturnDeletedObject, status.ReturnDeletedObject = true, true
-			return nil, nil
-		},
+		Row:           quotaRow,
+		ReturnDeleted: true,
 	})
 }
 
@@ -185,4 +181,23 @@ func quotaRow(q *corev1.ResourceQuota) []any {
 		}
 	}
 	return []any{q.Name, strings.Join(requests, ", "), strings.Join(limits, ", "), columns.Since(q.CreationTimestamp.Time)}
+}
+
+// quotaWarnings tells of new quotas that request more than they limit.
+func quotaWarnings(_ context.Context, q, old *corev1.ResourceQuota) (warnings []string) {
+	if old != nil {
+		return nil
+	}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceStorage, corev1.ResourceEphemeralStorage} {
+		asked := "requests." + name
+		request, set := q.Spec.Hard[asked]
+		if !set && (name == corev1.ResourceCPU || name == corev1.ResourceMemory) {
+			asked = name
+			request, set = q.Spec.Hard[asked]
+		}
+		if limit, limited := q.Spec.Hard["limits."+name]; set && limited && request.Cmp(limit) > 0 {
+			warnings = append(warnings, fmt.Sprintf("ResourceQuota %s (%s) should be less than limits.%s (%s)", asked, request.String(), name, limit.String()))
+		}
+	}
+	return warnings
 }

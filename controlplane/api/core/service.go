@@ -46,9 +46,11 @@ func serviceKind() api.Kind {
 		ValidateUpdate:      func(_ context.Context, s, old *corev1.Service) field.ErrorList { return validateServiceUpdate(s, old) },
 		Warnings:            func(_ context.Context, s, _ *corev1.Service) []string { return serviceWarnings(s) },
 		AllowCreateOnUpdate: true,
+		ReturnDeleted:       true,
 		Status: &api.Status[*corev1.Service]{
 			Copy:         func(to, from *corev1.Service) { to.Status = from.Status },
 			Validate:     func(_ context.Context, s, _ *corev1.Service) field.ErrorList { return validateServiceStatus(s) },
+			Warnings:     serviceStatusWarnings,
 			KeepMetadata: true,
 		},
 		Fields: func(s *corev1.Service) fields.Set {
@@ -248,7 +250,6 @@ func extendServices(env *api.Environment, store, status *registry.Store) (map[st
 		return nil, err
 	}
 	env.Background("service-node-ports", func(ctx context.Context) { repairNodePorts(ctx, env, ports) })
-	store.ReturnDeletedObject, status.ReturnDeletedObject = true, true
 	begin := func(ctx context.Context, s, old *corev1.Service, dryRun bool) (registry.FinishFunc, error) {
 		ips, err := addresses.update(ctx, s, old, dryRun)
 		if err != nil {

@@ -205,7 +205,8 @@ func validateServiceAddresses(s, old *corev1.Service) field.ErrorList {
 	}
 	for i := 0; !isHeadless(s) && i < min(len(spec.ClusterIPs), len(spec.IPFamilies)); i++ {
 		family := spec.IPFamilies[i]
-		if is4(spec.ClusterIPs[i]) != (family == corev1.IPv4Protocol) {
+		known := family == corev1.IPv4Protocol || family == corev1.IPv6Protocol
+		if known && is4(spec.ClusterIPs[i]) != (family == corev1.IPv4Protocol) {
 			errs = append(errs, field.Invalid(at.Index(i), spec.ClusterIPs[i], fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%v]`", family, i)))
 		}
 	}

@@ -58,3 +58,14 @@ func serviceWarnings(s *corev1.Service) []string {
 	}
 	return warnings
 }
+
+// serviceStatusWarnings tells of addresses in odd forms.
+func serviceStatusWarnings(s *corev1.Service) (warnings []string) {
+	path := field.NewPath("status", "loadBalancer", "ingress")
+	for i, ingress := range s.Status.LoadBalancer.Ingress {
+		if ingress.IP != "" {
+			warnings = append(warnings, validation.GetWarningsForIP(path.Index(i), ingress.IP)...)
+		}
+	}
+	return warnings
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -38,8 +39,8 @@ func serviceAccountKind() api.Kind {
 		PrepareForUpdate: func(_ context.Context, s, _ *corev1.ServiceAccount) { cleanReferences(s) },
 		Columns:          []metav1.TableColumnDefinition{columns.Name(), columns.Age()},
 		Row:              func(s *corev1.ServiceAccount) []any { return []any{s.Name, columns.Since(s.CreationTimestamp.Time)} },
+		ReturnDeleted:    true,
 		Extend: func(env *api.Environment, store, _ *registry.Store) (map[string]rest.Storage, error) {
-			store.ReturnDeletedObject = true
 			return map[string]rest.Storage{"serviceaccounts/token": &tokenRequests{env: env, accounts: store}}, nil
 		},
 	})
@@ -263,8 +264,13 @@ func (t *tokenRequests) get(ctx context.Context, resource, name string) (runtime
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	// Errors name what the request is for.
+	info := &request.RequestInfo{IsResourceRequest: true, Verb: "get", APIVersion: "v1", Resource: strings.TrimPrefix(resource, "/"), Name: name}
 	if resource == "/nodes" {
 		ctx = clusterScope(ctx)
+	} else {
+		info.Namespace = request.NamespaceValue(ctx)
 	}
+	ctx = request.WithRequestInfo(ctx, info)
 	return store.Get(ctx, name, &metav1.GetOptions{})
 }

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -58,10 +59,20 @@ func endpointSliceKind() api.Kind {
 			return append(validateSlice(s, old), apivalidation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 		},
 		Warnings: func(_ context.Context, s, old *discoveryv1.EndpointSlice) []string {
+			var warnings []string
 			if old == nil && s.AddressType == discoveryv1.AddressTypeFQDN {
-				return []string{"addressType: FQDN endpoints are deprecated"}
+				warnings = append(warnings, "spec.addressType: FQDN endpoints are deprecated")
 			}
-			return nil
+			switch s.Labels[discoveryv1.LabelManagedBy] {
+			case "endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io":
+				return warnings // which write every address in its one form
+			}
+			for i := range s.Endpoints {
+				for j, address := range s.Endpoints[i].Addresses {
+					warnings = append(warnings, validation.GetWarningsForIP(field.NewPath("endpoints").Index(i).Child("addresses").Index(j), address)...)
+				}
+			}
+			return warnings
 		},
 		// Labels say whose endpoints these are: a change of them counts, too.
 		Spec: func(s *discoveryv1.EndpointSlice) any {
@@ -245,11 +256,8 @@ func endpointsCell(endpoints []discoveryv1.Endpoint) string {
 
 func firstThree(list []string) string {
 	const most = 3
-	switch {
-	case len(list) == 0:
-		return "<unset>"
-	case len(list) > most:
+	if len(list) > most {
 		return fmt.Sprintf("%s + %d more...", strings.Join(list[:most], ","), len(list)-most)
 	}
-	return strings.Join(list, ",")
+	return cmp.Or(strings.Join(list, ","), "<unset>")
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/rest"
 
@@ -24,7 +25,20 @@ var (
 	_ rest.Scoper               = (*eventREST)(nil)
 	_ rest.SingularNameProvider = (*eventREST)(nil)
 	_ rest.ShortNamesProvider   = (*eventREST)(nil)
+	// Events lie in etcd as core's, and discovery's hash of that says so.
+	_ rest.StorageVersionProvider = (*eventREST)(nil)
 )
+
+func (r *eventREST) StorageVersion() runtime.GroupVersioner { return asCore{} }
+
+// asCore says of every kind that it is kept as core's Event.
+type asCore struct{}
+
+func (asCore) KindForGroupVersionKinds([]schema.GroupVersionKind) (schema.GroupVersionKind, bool) {
+	return corev1.SchemeGroupVersion.WithKind("Event"), true
+}
+
+func (asCore) Identifier() string { return "core events" }
 
 func (r *eventREST) New() runtime.Object     { return &eventsv1.Event{} }
 func (r *eventREST) NewList() runtime.Object { return &eventsv1.EventList{} }
@@ -92,11 +106,7 @@ func (r *eventREST) Create(ctx context.Context, obj runtime.Object, validate res
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("not an Event: %#v", obj))
 	}
-	old := toCore(event)
-	if errs := check(old); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(eventKind{}.Name().GroupKind(), event.Name, errs)
-	}
-	created, err := store.Create(ctx, old, inNewShape(validate), options)
+	created, err := store.Create(ctx, toCore(event), inNewShape(validate), options)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +118,7 @@ func (r *eventREST) Update(ctx context.Context, name string, info rest.UpdatedOb
 	if err != nil {
 		return nil, false, err
 	}
-	updated, made, err := store.Update(ctx, name, updatedInfo{info}, checking(create), checkingUpdate(update), forceCreate, options)
+	updated, made, err := store.Update(ctx, name, updatedInfo{info}, inNewShape(create), updateInNewShape(update), forceCreate, options)
 	if err != nil {
 		return nil, false, err
 	}
@@ -177,36 +187,11 @@ func inNewShape(validate rest.ValidateObjectFunc) rest.ValidateObjectFunc {
 	return func(ctx context.Context, obj runtime.Object) error { return validate(ctx, converted(obj)) }
 }
 
-// checking adds this group's checks where an update makes the event.
-func checking(validate rest.ValidateObjectFunc) rest.ValidateObjectFunc {
-	return func(ctx context.Context, obj runtime.Object) error {
-		event, ok := obj.(*corev1.Event)
-		if !ok {
-			return apierrors.NewInternalError(fmt.Errorf("check %T: want a core Event", obj))
-		}
-		if errs := check(event); len(errs) > 0 {
-			return apierrors.NewInvalid(eventKind{}.Name().GroupKind(), event.Name, errs)
-		}
-		if validate == nil {
-			return nil
-		}
-		return validate(ctx, converted(obj))
+func updateInNewShape(validate rest.ValidateObjectUpdateFunc) rest.ValidateObjectUpdateFunc {
+	if validate == nil {
+		return nil
 	}
-}
-
-func checkingUpdate(validate rest.ValidateObjectUpdateFunc) rest.ValidateObjectUpdateFunc {
 	return func(ctx context.Context, obj, old runtime.Object) error {
-		event, ok := obj.(*corev1.Event)
-		before, okBefore := old.(*corev1.Event)
-		if !ok || !okBefore {
-			return apierrors.NewInternalError(fmt.Errorf("check update of %T to %T: want core Events", old, obj))
-		}
-		if errs := checkUpdate(event, before); len(errs) > 0 {
-			return apierrors.NewInvalid(eventKind{}.Name().GroupKind(), event.Name, errs)
-		}
-		if validate == nil {
-			return nil
-		}
 		return validate(ctx, converted(obj), converted(old))
 	}
 }

@@ -80,7 +80,7 @@ func checkSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {
 	}
 	methods := []flowcontrolv1.FlowDistinguisherMethodType{flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType}
 	if m := spec.DistinguisherMethod; m != nil && !slices.Contains(methods, m.Type) {
-		errs = append(errs, field.NotSupported(path.Child("distinguisherMethod", "type"), m.Type, methods))
+		errs = append(errs, field.NotSupported(path.Child("distinguisherMethod", "type"), *m, methods))
 	}
 	at = path.Child("priorityLevelConfiguration", "name")
 	if name := spec.PriorityLevelConfiguration.Name; name == "" {

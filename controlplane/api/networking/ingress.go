@@ -55,6 +55,15 @@ var ingress = api.Definition[*networkingv1.Ingress]{
 	Status: &api.Status[*networkingv1.Ingress]{
 		Copy:         func(to, from *networkingv1.Ingress) { to.Status = from.Status },
 		KeepMetadata: true,
+		Warnings: func(i *networkingv1.Ingress) (warnings []string) {
+			path := field.NewPath("status", "loadBalancer", "ingress")
+			for j, ingress := range i.Status.LoadBalancer.Ingress {
+				if ingress.IP != "" {
+					warnings = append(warnings, validation.GetWarningsForIP(path.Index(j), ingress.IP)...)
+				}
+			}
+			return warnings
+		},
 		Validate: func(_ context.Context, i, old *networkingv1.Ingress) field.ErrorList {
 			return checkIngressStatus(i, old)
 		},

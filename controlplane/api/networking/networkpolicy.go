@@ -50,7 +50,8 @@ var networkPolicy = api.Definition[*networkingv1.NetworkPolicy]{
 		})
 		return warnings
 	},
-	Spec: func(p *networkingv1.NetworkPolicy) any { return p.Spec },
+	Spec:      func(p *networkingv1.NetworkPolicy) any { return p.Spec },
+	ExactSpec: true,
 	Columns: []metav1.TableColumnDefinition{
 		columns.Name(),
 		columns.Text("Pod-Selector", networkingv1.NetworkPolicySpec{}.SwaggerDoc()["podSelector"]),

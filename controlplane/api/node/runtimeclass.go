@@ -42,7 +42,7 @@ var runtimeClass = api.Definition[*nodev1.RuntimeClass]{
 			return nil
 		}
 		for _, label := range slices.Sorted(maps.Keys(c.Scheduling.NodeSelector)) {
-			if message, ok := deprecatedNodeLabels[label]; ok {
+			if message, ok := core.DeprecatedNodeLabels[label]; ok {
 				warnings = append(warnings, fmt.Sprintf("scheduling.nodeSelector: %s", message))
 			}
 		}
@@ -56,17 +56,6 @@ var runtimeClass = api.Definition[*nodev1.RuntimeClass]{
 	Row: func(c *nodev1.RuntimeClass) []any {
 		return []any{c.Name, c.Handler, columns.Since(c.CreationTimestamp.Time)}
 	},
-}
-
-var deprecatedNodeLabels = map[string]string{
-	"beta.kubernetes.io/arch":                       `deprecated since v1.14; use "kubernetes.io/arch" instead`,
-	"beta.kubernetes.io/os":                         `deprecated since v1.14; use "kubernetes.io/os" instead`,
-	"failure-domain.beta.kubernetes.io/region":      `deprecated since v1.17; use "topology.kubernetes.io/region" instead`,
-	"failure-domain.beta.kubernetes.io/zone":        `deprecated since v1.17; use "topology.kubernetes.io/zone" instead`,
-	"beta.kubernetes.io/instance-type":              `deprecated since v1.17; use "node.kubernetes.io/instance-type" instead`,
-	"app.kubernetes.io/created-by":                  `deprecated since v1.9`,
-	"scheduler.alpha.kubernetes.io/preferAvoidPods": `deprecated since v1.22; use Taints and Tolerations instead`,
-	"node-role.kubernetes.io/master":                `use "node-role.kubernetes.io/control-plane" instead`,
 }
 
 func checkRuntimeClass(c *nodev1.RuntimeClass) (errs field.ErrorList) {

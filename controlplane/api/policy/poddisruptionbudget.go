@@ -7,6 +7,7 @@ import (
 
 	policyv1 "k8s.io/api/policy/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,6 +27,10 @@ var podDisruptionBudget = api.Definition[*policyv1.PodDisruptionBudget]{
 	ShortNames:   []string{"pdb"},
 	New:          func() *policyv1.PodDisruptionBudget { return &policyv1.PodDisruptionBudget{} },
 	NewList:      func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
+
+	// Nobody ever checked more of a budget's metadata than paths need.
+	NameValidation:  path.ValidatePathSegmentName,
+	PlainFinalizers: true,
 
 	// Evictions count the budget down in its status; nothing may undo them.
 	ForbidUnconditionalUpdate: true,

@@ -16,8 +16,9 @@ import (
 func claimTemplate(g *gate) api.Definition[*resourcev1.ResourceClaimTemplate] {
 	return api.Definition[*resourcev1.ResourceClaimTemplate]{
 		GroupVersion: groupVersion, Kind: "ResourceClaimTemplate", Resource: "resourceclaimtemplates", Singular: "resourceclaimtemplate",
-		New:     func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
-		NewList: func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
+		New:           func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
+		NewList:       func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
+		ReturnDeleted: true,
 
 		Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) },
 		Validate: func(ctx context.Context, t *resourcev1.ResourceClaimTemplate) field.ErrorList {

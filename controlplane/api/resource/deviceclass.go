@@ -17,9 +17,10 @@ import (
 
 var deviceClass = api.Definition[*resourcev1.DeviceClass]{
 	GroupVersion: groupVersion, Kind: "DeviceClass", Resource: "deviceclasses", Singular: "deviceclass",
-	ClusterScope: true,
-	New:          func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
-	NewList:      func() runtime.Object { return &resourcev1.DeviceClassList{} },
+	ClusterScope: true, NameValidation: core.LongName,
+	New:           func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
+	NewList:       func() runtime.Object { return &resourcev1.DeviceClassList{} },
+	ReturnDeleted: true,
 
 	Spec: func(c *resourcev1.DeviceClass) any { return c.Spec },
 	Validate: func(_ context.Context, c *resourcev1.DeviceClass) field.ErrorList {

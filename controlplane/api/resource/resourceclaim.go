@@ -21,8 +21,9 @@ import (
 func resourceClaim(g *gate) api.Definition[*resourcev1.ResourceClaim] {
 	return api.Definition[*resourcev1.ResourceClaim]{
 		GroupVersion: groupVersion, Kind: "ResourceClaim", Resource: "resourceclaims", Singular: "resourceclaim",
-		New:     func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
-		NewList: func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+		New:           func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
+		NewList:       func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+		ReturnDeleted: true,
 
 		Default: func(c *resourcev1.ResourceClaim) {
 			defaultClaim(&c.Spec)

@@ -26,9 +26,10 @@ var (
 
 var resourceSlice = api.Definition[*resourcev1.ResourceSlice]{
 	GroupVersion: groupVersion, Kind: "ResourceSlice", Resource: "resourceslices", Singular: "resourceslice",
-	ClusterScope: true,
-	New:          func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
-	NewList:      func() runtime.Object { return &resourcev1.ResourceSliceList{} },
+	ClusterScope:  true,
+	New:           func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
+	NewList:       func() runtime.Object { return &resourcev1.ResourceSliceList{} },
+	ReturnDeleted: true,
 
 	Default: func(s *resourcev1.ResourceSlice) {
 		for i := range s.Spec.Devices {
@@ -60,8 +61,9 @@ var resourceSlice = api.Definition[*resourcev1.ResourceSlice]{
 			resourcev1.ResourceSliceSelectorDriver:   s.Spec.Driver,
 		}
 	},
-	FieldNames:  []string{resourcev1.ResourceSliceSelectorNodeName, resourcev1.ResourceSliceSelectorDriver},
-	IndexFields: []string{resourcev1.ResourceSliceSelectorNodeName},
+	FieldNames:   []string{resourcev1.ResourceSliceSelectorNodeName, resourcev1.ResourceSliceSelectorDriver},
+	UnknownField: "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: %s",
+	IndexFields:  []string{resourcev1.ResourceSliceSelectorNodeName},
 	Columns: []metav1.TableColumnDefinition{
 		columns.Name(), columns.Text("Node", sliceDocs["nodeName"]), columns.Text("Driver", sliceDocs["driver"]),
 		columns.Text("Pool", poolDocs["name"]), columns.Age(),

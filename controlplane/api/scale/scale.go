@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"clusterctl/controlplane/api"
+	"clusterctl/controlplane/api/columns"
 )
 
 // Numbers tells where a kind keeps what its scale shows.
@@ -55,8 +56,24 @@ func (s *scale[T]) New() runtime.Object { return &autoscalingv1.Scale{} }
 // Destroy does nothing: the main resource owns the store.
 func (s *scale[T]) Destroy() {}
 
-func (s *scale[T]) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
-	return rest.NewDefaultTableConvertor(s.store.DefaultQualifiedResource).ConvertToTable(ctx, object, options)
+func (s *scale[T]) ConvertToTable(_ context.Context, object, options runtime.Object) (*metav1.Table, error) {
+	item, ok := object.(*autoscalingv1.Scale)
+	if !ok {
+		return nil, fmt.Errorf("print scale: got a %T", object)
+	}
+	table := &metav1.Table{Rows: []metav1.TableRow{{
+		Cells:  []any{item.Name, int64(item.Spec.Replicas), int64(item.Status.Replicas), columns.Since(item.CreationTimestamp.Time)},
+		Object: runtime.RawExtension{Object: item},
+	}}}
+	table.ResourceVersion = item.ResourceVersion
+	if o, ok := options.(*metav1.TableOptions); !ok || !o.NoHeaders {
+		name := columns.Name()
+		name.Format = ""
+		table.ColumnDefinitions = []metav1.TableColumnDefinition{name,
+			columns.Number("Desired", autoscalingv1.ScaleSpec{}.SwaggerDoc()["replicas"]),
+			columns.Number("Available", autoscalingv1.ScaleStatus{}.SwaggerDoc()["replicas"]), columns.Age()}
+	}
+	return table, nil
 }
 
 func (s *scale[T]) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {

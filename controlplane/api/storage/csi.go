@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -32,8 +33,9 @@ func yesNo(name, description string) metav1.TableColumnDefinition {
 var csiDriver = api.Definition[*storagev1.CSIDriver]{
 	GroupVersion: groupVersion, Kind: "CSIDriver", Resource: "csidrivers", Singular: "csidriver",
 	ClusterScope: true, ForbidUnconditionalUpdate: true,
-	New:     func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
-	NewList: func() runtime.Object { return &storagev1.CSIDriverList{} },
+	New:           func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
+	NewList:       func() runtime.Object { return &storagev1.CSIDriverList{} },
+	ReturnDeleted: true,
 
 	Default: func(d *storagev1.CSIDriver) {
 		s := &d.Spec
@@ -142,8 +144,9 @@ const maxNodeID = 256
 var csiNode = api.Definition[*storagev1.CSINode]{
 	GroupVersion: groupVersion, Kind: "CSINode", Resource: "csinodes", Singular: "csinode",
 	ClusterScope: true, ForbidUnconditionalUpdate: true,
-	New:     func() *storagev1.CSINode { return &storagev1.CSINode{} },
-	NewList: func() runtime.Object { return &storagev1.CSINodeList{} },
+	New:           func() *storagev1.CSINode { return &storagev1.CSINode{} },
+	NewList:       func() runtime.Object { return &storagev1.CSINodeList{} },
+	ReturnDeleted: true,
 
 	Validate: func(_ context.Context, n *storagev1.CSINode) field.ErrorList { return validateCSINode(n) },
 	ValidateUpdate: func(_ context.Context, n, old *storagev1.CSINode) field.ErrorList {
@@ -210,6 +213,22 @@ var csiStorageCapacity = api.Definition[*storagev1.CSIStorageCapacity]{
 
 	Validate: func(_ context.Context, c *storagev1.CSIStorageCapacity) field.ErrorList {
 		return validateCapacity(c, nil)
+	},
+	Warnings: func(_ context.Context, c, _ *storagev1.CSIStorageCapacity) (warnings []string) {
+		if c.NodeTopology == nil {
+			return nil
+		}
+		for i, e := range c.NodeTopology.MatchExpressions {
+			if text, old := core.DeprecatedNodeLabels[e.Key]; old {
+				warnings = append(warnings, fmt.Sprintf("nodeTopology.matchExpressions[%d].key: %s is %s", i, e.Key, text))
+			}
+		}
+		for _, label := range slices.Sorted(maps.Keys(c.NodeTopology.MatchLabels)) {
+			if text, old := core.DeprecatedNodeLabels[label]; old {
+				warnings = append(warnings, fmt.Sprintf("nodeTopology.matchLabels.%s: %s", label, text))
+			}
+		}
+		return warnings
 	},
 	ValidateUpdate: func(_ context.Context, c, old *storagev1.CSIStorageCapacity) field.ErrorList {
 		errs := validateCapacity(c, old)

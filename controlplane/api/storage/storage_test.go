@@ -76,7 +76,7 @@ func TestStorageClass(t *testing.T) {
 		t.Errorf("row %v", row)
 	}
 	old.AllowedTopologies = []corev1.TopologySelectorTerm{{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{{Key: "beta.kubernetes.io/os"}}}}
-	want := []string{`allowedTopologies[0].matchLabelExpressions[0].key: beta.kubernetes.io/os is deprecated since v1.14; use "kubernetes.io/os" instead`}
+	want := []string{`allowedTopologies[0].matchLabelExpressions[0].key: deprecated since v1.14; use "kubernetes.io/os" instead`}
 	if diff := cmp.Diff(want, storageClass.Warnings(ctx, old, nil)); diff != "" {
 		t.Error(diff)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/columns"
+	"clusterctl/controlplane/api/core"
 )
 
 var storageClassDocs = storagev1.StorageClass{}.SwaggerDoc()
@@ -25,8 +26,9 @@ var storageClassDocs = storagev1.StorageClass{}.SwaggerDoc()
 var storageClass = api.Definition[*storagev1.StorageClass]{
 	GroupVersion: groupVersion, Kind: "StorageClass", Resource: "storageclasses", Singular: "storageclass",
 	ShortNames: []string{"sc"}, ClusterScope: true,
-	New:     func() *storagev1.StorageClass { return &storagev1.StorageClass{} },
-	NewList: func() runtime.Object { return &storagev1.StorageClassList{} },
+	New:           func() *storagev1.StorageClass { return &storagev1.StorageClass{} },
+	NewList:       func() runtime.Object { return &storagev1.StorageClassList{} },
+	ReturnDeleted: true,
 
 	Default: func(c *storagev1.StorageClass) {
 		if c.ReclaimPolicy == nil {
@@ -54,7 +56,7 @@ var storageClass = api.Definition[*storagev1.StorageClass]{
 		var warnings []string
 		for i, term := range c.AllowedTopologies {
 			for j, e := range term.MatchLabelExpressions {
-				if text := deprecatedLabel(e.Key); text != "" {
+				if text, old := core.DeprecatedNodeLabels[e.Key]; old {
 					warnings = append(warnings, fmt.Sprintf("allowedTopologies[%d].matchLabelExpressions[%d].key: %s", i, j, text))
 				}
 			}
@@ -82,23 +84,6 @@ var storageClass = api.Definition[*storagev1.StorageClass]{
 func isDefaultClass(c *storagev1.StorageClass) bool {
 	return c.Annotations["storageclass.kubernetes.io/is-default-class"] == "true" ||
 		c.Annotations["storageclass.beta.kubernetes.io/is-default-class"] == "true"
-}
-
-// deprecatedLabel says what is wrong with a node's label that has a stable
-// name by now.
-func deprecatedLabel(key string) string {
-	for old, stable := range map[string]string{
-		corev1.LabelFailureDomainBetaZone:   "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
-		corev1.LabelFailureDomainBetaRegion: "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
-		corev1.LabelInstanceType:            "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
-		"beta.kubernetes.io/arch":           "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
-		"beta.kubernetes.io/os":             "deprecated since v1.14; use \"kubernetes.io/os\" instead",
-	} {
-		if key == old {
-			return key + " is " + stable
-		}
-	}
-	return ""
 }
 
 func validateClass(c *storagev1.StorageClass) field.ErrorList {

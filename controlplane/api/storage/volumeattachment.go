@@ -10,8 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
-	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/utils/ptr"
 
 	"clusterctl/controlplane/api"
@@ -56,10 +54,7 @@ var volumeAttachment = api.Definition[*storagev1.VolumeAttachment]{
 	Row: func(a *storagev1.VolumeAttachment) []any {
 		return []any{a.Name, a.Spec.Attacher, ptr.Deref(a.Spec.Source.PersistentVolumeName, ""), a.Spec.NodeName, a.Status.Attached, columns.Since(a.CreationTimestamp.Time)}
 	},
-	Extend: func(_ *api.Environment, store, status *registry.Store) (map[string]rest.Storage, error) {
-		store.ReturnDeletedObject, status.ReturnDeletedObject = true, true
-		return nil, nil
-	},
+	ReturnDeleted: true,
 }
 
 func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {

@@ -16,8 +16,9 @@ import (
 var volumeAttributesClass = api.Definition[*storagev1.VolumeAttributesClass]{
 	GroupVersion: groupVersion, Kind: "VolumeAttributesClass", Resource: "volumeattributesclasses", Singular: "volumeattributesclass",
 	ShortNames: []string{"vac"}, ClusterScope: true,
-	New:     func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
-	NewList: func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+	New:           func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
+	NewList:       func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+	ReturnDeleted: true,
 
 	Validate: func(_ context.Context, c *storagev1.VolumeAttributesClass) field.ErrorList {
 		return validateAttributes(c)

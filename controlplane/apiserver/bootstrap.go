@@ -52,6 +52,9 @@ func (s *Server) addHooks() error {
 		}
 	}
 	s.background["default-service-cidr"] = s.keepServiceCIDR
+	s.background["legacy-token-tracking"] = func(ctx context.Context) {
+		s.insist(ctx, "legacy-token-tracking", s.ensureTokenTracking)
+	}
 	for name, run := range s.background {
 		err := s.generic.AddPostStartHook(name, func(ctx genericapiserver.PostStartHookContext) error {
 			go run(ctx)
@@ -145,6 +148,30 @@ func (s *Server) ensureNamespace(ctx context.Context, name string) error {
 		}
 	}
 	return err
+}
+
+// ensureTokenTracking records since when servers have noted the use of tokens
+// that live in secrets: what was not used since may be taken for unused.
+func (s *Server) ensureTokenTracking(ctx context.Context) error {
+	const name, since = "kube-apiserver-legacy-service-account-token-tracking", "since"
+	all := s.client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	today := map[string]string{since: time.Now().UTC().Format(time.DateOnly)}
+	got, err := all.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = all.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: today}, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return nil // by another server, today
+		}
+	} else if err == nil {
+		if _, malformed := time.Parse(time.DateOnly, got.Data[since]); malformed != nil {
+			got.Data = today
+			_, err = all.Update(ctx, got, metav1.UpdateOptions{})
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("record since when tokens are tracked: %w", err)
+	}
+	return nil
 }
 
 // ensureTrust publishes whom extension API servers are to trust.

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -9,20 +10,24 @@ import (
 	"sync/atomic"
 
 	apiextensionsinformers "k8s.io/apiextensions-apiserver/pkg/client/informers/externalversions/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/client-go/tools/cache"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	apiregistrationhelper "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 	apiregistrationv1beta1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1beta1"
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
+	apiregistrationinformers "k8s.io/kube-aggregator/pkg/client/informers/externalversions/apiregistration/v1"
 	apiregistrationlisters "k8s.io/kube-aggregator/pkg/client/listers/apiregistration/v1"
 	"k8s.io/kube-aggregator/pkg/controllers/autoregister"
 	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"clusterctl/controlplane/storage"
 	"clusterctl/hostconfig"
@@ -76,6 +81,12 @@ func (s *Server) registerAPIServices(made *aggregator.APIAggregator, paths []str
 	var names []string
 	for _, gv := range builtInVersions(paths) {
 		service := localAPIService(gv, priorities[gv])
+		if gv == metricsv1beta1.SchemeGroupVersion {
+			if err := s.standIn(made, services, client, service); err != nil {
+				return err
+			}
+			continue
+		}
 		keeper.AddAPIServiceToSyncOnStart(service)
 		names = append(names, service.Name)
 	}
@@ -101,6 +112,48 @@ func (s *Server) registerAPIServices(made *aggregator.APIAggregator, paths []str
 	}
 	if err := made.GenericAPIServer.AddBootSequenceHealthChecks(registered(names, services.Lister())); err != nil {
 		return fmt.Errorf("add health check: %w", err)
+	}
+	return nil
+}
+
+// standIn has the server serve a version while nobody else does: it makes the
+// APIService when there is none, and leaves one alone that an operator has put
+// in its place (metrics-server's).
+func (s *Server) standIn(made *aggregator.APIAggregator, services apiregistrationinformers.APIServiceInformer, client apiregistrationclient.APIServicesGetter, service *apiregistrationv1.APIService) error {
+	gone := make(chan struct{}, 1)
+	_, err := services.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(object any) {
+		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(object); err == nil && key == service.Name {
+			select {
+			case gone <- struct{}{}:
+			default:
+			}
+		}
+	}})
+	if err != nil {
+		return fmt.Errorf("watch APIServices: %w", err)
+	}
+	ensure := func(ctx context.Context) error {
+		_, err := client.APIServices().Create(ctx, service.DeepCopy(), metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("create APIService %s: %w", service.Name, err)
+		}
+		return nil
+	}
+	err = made.GenericAPIServer.AddPostStartHook("apiservice-"+service.Name, func(ctx genericapiserver.PostStartHookContext) error {
+		go func() {
+			for {
+				s.insist(ctx, "APIService "+service.Name, ensure)
+				select {
+				case <-gone:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("add hook: %w", err)
 	}
 	return nil
 }

@@ -185,16 +185,25 @@ const (
 
 // call sends a request; accept defaults to JSON.
 func (c caller) call(ctx context.Context, method, path, contentType string, body []byte, accept string) (answer, error) {
+	headers := http.Header{}
+	if accept != "" {
+		headers.Set("Accept", accept)
+	}
+	if contentType != "" {
+		headers.Set("Content-Type", contentType)
+	}
+	return c.send(ctx, method, path, headers, body)
+}
+
+// send sends a request with headers, of which Accept defaults to JSON.
+func (c caller) send(ctx context.Context, method, path string, headers http.Header, body []byte) (answer, error) {
 	request, err := http.NewRequestWithContext(ctx, method, c.host+path, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
-	if accept == "" {
-		accept = contentJSON
-	}
-	request.Header.Set("Accept", accept)
-	if contentType != "" {
-		request.Header.Set("Content-Type", contentType)
+	request.Header = headers
+	if headers.Get("Accept") == "" {
+		headers.Set("Accept", contentJSON)
 	}
 	response, err := c.client.Do(request)
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
@@ -34,24 +33,7 @@ func newLAN(t *testing.T) *lan {
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
 	}
-	namespace := func() netns.NsHandle {
-		created := make(chan netns.NsHandle)
-		go func() {
-			runtime.LockOSThread()
-			ns, err := netns.New()
-			if err != nil {
-				ns = netns.None()
-			}
-			created <- ns
-		}()
-		ns := <-created
-		if !ns.IsOpen() {
-			t.Skip("cannot make a network namespace")
-		}
-		t.Cleanup(func() { ns.Close() })
-		return ns
-	}
-	l := &lan{client: namespace(), nodes: map[string]netns.NsHandle{"one": namespace(), "two": namespace()}, macs: map[string]string{}, v6: true}
+	l := &lan{client: policytest.Namespace(t), nodes: map[string]netns.NsHandle{"one": policytest.Namespace(t), "two": policytest.Namespace(t)}, macs: map[string]string{}, v6: true}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

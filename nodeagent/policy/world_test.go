@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -31,25 +30,6 @@ type world struct {
 	kernels map[string]*kernel
 }
 
-func newNamespace(t *testing.T) netns.NsHandle {
-	t.Helper()
-	created := make(chan netns.NsHandle)
-	go func() {
-		runtime.LockOSThread()
-		ns, err := netns.New()
-		if err != nil {
-			ns = netns.None()
-		}
-		created <- ns
-	}()
-	ns := <-created
-	if !ns.IsOpen() {
-		t.Skip("cannot make a network namespace")
-	}
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
-
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -58,7 +38,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, nodes: map[string]netns.NsHandle{}, pods: map[string]netns.NsHandle{}, kernels: map[string]*kernel{}}
 	gates := map[string]string{"one": "10.244.0.1", "two": "10.244.1.1"}
 	for node, gate := range gates {
-		ns := newNamespace(t)
+		ns := policytest.Namespace(t)
 		w.nodes[node], w.kernels[node] = ns, &kernel{netns: int(ns)}
 		if _, err := w.kernels[node].exists(); err != nil {
 			t.Skipf("no nftables here: %v", err)
@@ -84,7 +64,7 @@ func newWorld(t *testing.T) *world {
 	w.must(policytest.Within(w.nodes["one"], func() error { return errors.Join(up("out", "192.0.2.1/24"), route("10.244.1.0/24", "192.0.2.2")) }))
 	w.must(policytest.Within(w.nodes["two"], func() error { return errors.Join(up("out", "192.0.2.2/24"), route("10.244.0.0/24", "192.0.2.1")) }))
 	for _, pod := range testPods {
-		ns := newNamespace(t)
+		ns := policytest.Namespace(t)
 		w.pods[pod.Name] = ns
 		w.must(policytest.Within(w.nodes[pod.Spec.NodeName], func() error {
 			link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: pod.Name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}

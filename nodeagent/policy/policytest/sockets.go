@@ -27,6 +27,27 @@ func Within(ns netns.NsHandle, f func() error) error {
 	return <-result
 }
 
+// Namespace makes a network namespace that is there until the test ends. Where
+// none can be made the test is skipped.
+func Namespace(t testing.TB) netns.NsHandle {
+	t.Helper()
+	created := make(chan netns.NsHandle)
+	go func() {
+		runtime.LockOSThread()
+		ns, err := netns.New()
+		if err != nil {
+			ns = netns.None()
+		}
+		created <- ns
+	}()
+	ns := <-created
+	if !ns.IsOpen() {
+		t.Skip("cannot make a network namespace")
+	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
 // Serve echoes, until the test ends, what comes to Ports of the thread's
 // namespace.
 func Serve(t testing.TB) error {

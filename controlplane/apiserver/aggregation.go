@@ -36,7 +36,7 @@ import (
 // newAggregator is the first server of the chain, which every request enters:
 // by the APIService of a request's group and version it asks an extension API
 // server, or hands on to next. shared is the configuration of all servers.
-func (s *Server) newAggregator(shared *genericapiserver.Config, next *genericapiserver.GenericAPIServer, crds apiextensionsinformers.CustomResourceDefinitionInformer) (*aggregator.APIAggregator, error) {
+func (s *Server) newAggregator(shared *genericapiserver.Config, next genericapiserver.DelegationTarget, crds apiextensionsinformers.CustomResourceDefinitionInformer) (*aggregator.APIAggregator, error) {
 	own := linkConfig(shared)
 	own.MergedResourceConfig = aggregator.DefaultAPIResourceConfigSource()
 	own.RESTOptionsGetter = &storage.Options{

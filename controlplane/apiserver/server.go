@@ -191,7 +191,7 @@ func (s *Server) build(kinds []api.Kind) error {
 		return err
 	}
 	crds := extensions.Informers.Apiextensions().V1().CustomResourceDefinitions()
-	first, err := s.newAggregator(&outer, kindsServer, crds)
+	first, err := s.newAggregator(&outer, compressing{kindsServer}, crds)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,13 @@
 package integration
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -61,6 +67,44 @@ func TestListInPages(t *testing.T) {
 	}
 	if _, err := maps.List(t.Context(), metav1.ListOptions{FieldSelector: "data.x=1"}); !apierrors.IsBadRequest(err) {
 		t.Errorf("unknown field selector: %v, want a bad request", err)
+	}
+}
+
+func TestLongListsAreCompressed(t *testing.T) {
+	c := Start(t)
+	ns := c.namespace(t)
+	maps := c.Client.CoreV1().ConfigMaps(ns)
+	for i := range 5 {
+		m := configMap(fmt.Sprintf("m%d", i), nil)
+		m.Data = map[string]string{"v": strings.Repeat("v", 40_000)}
+		must(maps.Create(t.Context(), m, metav1.CreateOptions{}))(t)
+	}
+	client := must(rest.HTTPClientFor(c.Admin))(t)
+	list := func(accept, query, encoding string) (string, []byte) {
+		request := must(http.NewRequestWithContext(t.Context(), http.MethodGet, c.Admin.Host+"/api/v1/namespaces/"+ns+"/configmaps"+query, nil))(t)
+		request.Header.Set("Accept", accept)
+		request.Header.Set("Accept-Encoding", encoding) // given, so that the client does not read it by itself
+		answer := must(client.Do(request))(t)
+		defer answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			t.Fatalf("list as %s: %s", accept, answer.Status)
+		}
+		body := io.Reader(answer.Body)
+		used := answer.Header.Get("Content-Encoding")
+		if used == "gzip" {
+			body = must(gzip.NewReader(body))(t)
+		}
+		return used, must(io.ReadAll(body))(t)
+	}
+	for _, accept := range []string{"application/json", "application/vnd.kubernetes.protobuf"} {
+		long, compressed := list(accept, "", "gzip")
+		none, plain := list(accept, "", "identity")
+		if long != "gzip" || none != "" || !bytes.Equal(compressed, plain) {
+			t.Errorf("%s: encodings %q and %q, %d and %d bytes", accept, long, none, len(compressed), len(plain))
+		}
+		if short, _ := list(accept, "?limit=1", "gzip"); short != "" {
+			t.Errorf("%s: a short list has encoding %q", accept, short)
+		}
 	}
 }
 

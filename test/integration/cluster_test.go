@@ -120,8 +120,8 @@ func start(ctx context.Context, dir string, logger *slog.Logger) (cluster *Clust
 	wait = func() error { return errors.Join(<-done, <-done) }
 	select {
 	case <-server.Ready():
-	case <-time.After(30 * time.Second):
-		return nil, nil, errors.New("the API server is not ready after 30 s")
+	case <-time.After(fixture.Patience):
+		return nil, nil, fmt.Errorf("the API server is not ready after %s", fixture.Patience)
 	}
 	cluster = &Cluster{Config: config, Server: server, CA: authorities}
 	if cluster.Admin, err = cluster.Certificate("admin", "system:masters"); err != nil {

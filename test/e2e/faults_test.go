@@ -146,7 +146,7 @@ func (f *faults) pods(ctx context.Context, app string) ([]v1.Pod, error) {
 // wantRunning waits until n pods of app are ready.
 func (f *faults) wantRunning(t testing.TB, app string, n int) {
 	t.Helper()
-	took := eventually(t, 3*time.Minute, fmt.Sprintf("%d pods of %s ready", n, app), func(ctx context.Context) error {
+	took := eventually(t, 5*time.Minute, fmt.Sprintf("%d pods of %s ready", n, app), func(ctx context.Context) error {
 		pods, err := f.pods(ctx, app)
 		ready := 0
 		for i := range pods {
@@ -167,7 +167,7 @@ func (f *faults) remove(t testing.TB, app string) {
 	t.Helper()
 	selector := metav1.ListOptions{LabelSelector: labels.Set{"app": app}.String()}
 	asked := false
-	took := eventually(t, 3*time.Minute, "pods of "+app+" gone", func(ctx context.Context) error {
+	took := eventually(t, 5*time.Minute, "pods of "+app+" gone", func(ctx context.Context) error {
 		if !asked {
 			if err := f.api.CoreV1().Pods(faultNamespace).DeleteCollection(ctx, metav1.DeleteOptions{}, selector); err != nil {
 				return err

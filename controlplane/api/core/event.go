@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -43,7 +43,7 @@ func eventKind() api.Kind {
 			return ValidateEvent(e, "reportingComponent")
 		},
 		// Nobody ever checked more of an event's metadata than paths need.
-		NameValidation:      path.ValidatePathSegmentName,
+		NameValidation:      PathSegmentName,
 		PlainFinalizers:     true,
 		AllowCreateOnUpdate: true,
 		TTL:                 func(*corev1.Event) uint64 { return EventSeconds },
@@ -53,6 +53,14 @@ func eventKind() api.Kind {
 		Columns: EventColumns(),
 		Row:     EventRow,
 	})
+}
+
+// PathSegmentName wants of a name only that it can be part of a path.
+func PathSegmentName(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
 }
 
 // EventFields are what field selectors see of an event, by the names of the

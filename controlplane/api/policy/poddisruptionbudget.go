@@ -7,7 +7,6 @@ import (
 
 	policyv1 "k8s.io/api/policy/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,6 +16,7 @@ import (
 
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/columns"
+	"clusterctl/controlplane/api/core"
 )
 
 var podDisruptionBudget = api.Definition[*policyv1.PodDisruptionBudget]{
@@ -29,7 +29,7 @@ var podDisruptionBudget = api.Definition[*policyv1.PodDisruptionBudget]{
 	NewList:      func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
 
 	// Nobody ever checked more of a budget's metadata than paths need.
-	NameValidation:  path.ValidatePathSegmentName,
+	NameValidation:  core.PathSegmentName,
 	PlainFinalizers: true,
 
 	// Evictions count the budget down in its status; nothing may undo them.

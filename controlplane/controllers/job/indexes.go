@@ -48,6 +48,10 @@ func (s indexes) String() string {
 		switch end - i {
 		case 0:
 			parts = append(parts, strconv.Itoa(sorted[i]))
+		case 1:
+			// As upstream writes it, whose tests compare the text: a range
+			// is of three or more.
+			parts = append(parts, strconv.Itoa(sorted[i]), strconv.Itoa(sorted[end]))
 		default:
 			parts = append(parts, fmt.Sprintf("%d-%d", sorted[i], sorted[end]))
 		}

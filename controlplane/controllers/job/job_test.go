@@ -36,7 +36,7 @@ func testJob(completions, parallelism int32, mode batchv1.CompletionMode) *batch
 }
 
 func TestIndexes(t *testing.T) {
-	for in, want := range map[string]string{"": "", "1": "1", "0,1,2": "0-2", "1,3-5,7": "1,3-5,7", "8-12": "8-9", "x,3": "3"} {
+	for in, want := range map[string]string{"": "", "1": "1", "0,1,2": "0-2", "0-1": "0,1", "1,3-5,7": "1,3-5,7", "8-12": "8,9", "x,3": "3"} {
 		if got := parseIndexes(in, 10).String(); got != want {
 			t.Errorf("%q became %q, want %q", in, got, want)
 		}

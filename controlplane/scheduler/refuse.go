@@ -15,6 +15,10 @@ import (
 	"clusterctl/controlplane/scheduler/queue"
 )
 
+// retryPreemption keeps a preemption that fails at once from being tried all the
+// time.
+const retryPreemption = time.Second
+
 // refuse parks a pod that fits nowhere, and off the critical path tells why in
 // its status and in an event, and carries the remedy out.
 func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *framework.Refusals, remedy framework.Remedy, nominated string) {
@@ -40,7 +44,11 @@ func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *fram
 			s.mu.Lock()
 			s.picture.Unnominate(pod.UID)
 			s.mu.Unlock()
-			s.queue.Notify(framework.Event{Kind: framework.PodRemoved})
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryPreemption):
+				s.queue.Notify(framework.Event{Kind: framework.PodRemoved})
+			}
 		}
 	})
 }

@@ -52,7 +52,7 @@ func TestFlowSchema(t *testing.T) {
 	check(t, flowSchema, schema(10001), "spec.matchingPrecedence: Invalid value: 10001: must not be greater than 10000")
 	odd := schema(2)
 	odd.Spec.DistinguisherMethod = &flowcontrolv1.FlowDistinguisherMethod{Type: "ByMood"}
-	check(t, flowSchema, odd, `spec.distinguisherMethod.type: Unsupported value: "ByMood": supported values: "ByNamespace", "ByUser"`)
+	check(t, flowSchema, odd, `spec.distinguisherMethod.type: Unsupported value: {"type":"ByMood"}: supported values: "ByNamespace", "ByUser"`)
 	check(t, flowSchema, schema(2, rule{}),
 		"spec.rules[0].subjects: Required value: subjects must contain at least one value",
 		"spec.rules[0]: Required value: at least one of resourceRules and nonResourceRules has to be non-empty")

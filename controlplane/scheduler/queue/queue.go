@@ -1,7 +1,8 @@
 // Package queue holds the pods that wait for a node, in three places: active
-// (ready to be tried, best first), backing off (tried lately), and parked (did
-// not fit; tried again only for an event that could help, or after a while as
-// a safety net).
+// (ready to be tried, best first), backing off (tried lately; of these, those
+// that an event could have helped are tried early when none is active), and
+// parked (did not fit; tried again only for an event that could help, or after a
+// while as a safety net).
 //
 // A Queue is safe for concurrent use. Time comes in through its clock.
 package queue
@@ -52,6 +53,7 @@ type Item struct {
 	readyAt   time.Time                // end of back-off
 	due       time.Time                // when it is tried again without any event
 	parked    framework.EventKind      // the kinds of events that it is parked for; 0: not parked
+	early     bool                     // backing off, but something may have helped: tried when nobody else is to be
 	arrival   uint64                   // breaks ties
 	pile      *pile                    // that holds it: active, later, or none (gated, in flight)
 	index     int                      // in pile
@@ -153,6 +155,10 @@ func (q *Queue) Pop(ctx context.Context) (*Item, error) {
 			}
 			q.activate(item, event)
 		}
+		if q.active.Len() == 0 && q.later.Len() > 0 && q.later.items[0].early {
+			// Nobody else is kept from a try by it. Upstream does so since 1.33.
+			q.activate(q.later.items[0], backoffOver)
+		}
 		if q.active.Len() > 0 {
 			item := heap.Pop(q.active).(*Item)
 			item.inFlight, item.missed = true, 0
@@ -224,6 +230,7 @@ func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin) {
 		q.parked[kinds][item] = struct{}{}
 		metrics.Incoming(unschedulableQueue, attemptFailed)
 	} else {
+		item.early = kinds != 0
 		metrics.Incoming(backoffQueue, attemptFailed)
 	}
 	heap.Push(q.later, item)
@@ -253,7 +260,7 @@ func (q *Queue) Notify(event framework.Event) {
 			}
 			metrics.Incoming(backoffQueue, event.Kind.String())
 			q.unpark(item)
-			item.due = item.readyAt
+			item.due, item.early = item.readyAt, true
 			heap.Fix(q.later, item.index)
 			q.notify()
 		}
@@ -305,6 +312,7 @@ func (q *Queue) take(item *Item) {
 	if item.pile != nil {
 		heap.Remove(item.pile, item.index)
 	}
+	item.early = false
 	q.unpark(item)
 }
 

@@ -79,14 +79,31 @@ func TestParkedWaitsForHelp(t *testing.T) {
 }
 
 func TestHelpDuringTheTryIsNotMissed(t *testing.T) {
-	q, clock := newQueue()
+	q, _ := newQueue()
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
 	q.Notify(framework.Event{Kind: framework.PodRemoved})
 	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}})
-	wantPop(t, q, "") // backing off
+	wantPop(t, q, "a") // though its back-off is not over: nobody else waits
+}
+
+func TestBackoffGivesWayAndIsCutShort(t *testing.T) {
+	q, clock := newQueue()
+	fit := []framework.FilterPlugin{plugins.NodeResourcesFit{}}
+	for _, name := range []string{"helped", "not helped", "failed"} {
+		q.Add(pod(name, 0))
+	}
+	helped, notHelped, failed := wantPop(t, q, "helped"), wantPop(t, q, "not helped"), wantPop(t, q, "failed")
+	q.Park(helped, fit)
+	q.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod("victim", 0)})
+	q.Park(failed, nil)
+	q.Done(notHelped)
+	q.Add(pod("new", 0))
+	wantPop(t, q, "new")
+	wantPop(t, q, "helped")
+	wantPop(t, q, "") // whose try failed waits in any case
 	clock.Step(firstBackoff)
-	wantPop(t, q, "a")
+	wantPop(t, q, "failed")
 }
 
 func TestParkedPodIsTriedAfterALongWhile(t *testing.T) {

@@ -57,7 +57,8 @@ func object(t *testing.T, text string) *unstructured.Unstructured {
 // The error that check gives with false is why it is not true yet.
 func eventually(t *testing.T, what string, check func(ctx context.Context) (bool, error)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	const patience = 90 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var err error
 	for {
@@ -67,7 +68,7 @@ func eventually(t *testing.T, what string, check func(ctx context.Context) (bool
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s: not within 30 s (last error: %v)", what, err)
+			t.Fatalf("%s: not within %s (last error: %v)", what, patience, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

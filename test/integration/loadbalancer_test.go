@@ -51,8 +51,22 @@ func (c *Cluster) balance(t *testing.T, pools ...hostconfig.LoadBalancerPool) (s
 }
 
 // Four services ask for three addresses, whatever happens to the controller.
+// The server is its own: other tests leave services that would get some too.
 func TestLoadBalancerAddresses(t *testing.T) {
-	c := Start(t)
+	ctx, stopServer := context.WithCancel(context.Background())
+	c, wait, err := start(ctx, t.TempDir(), slog.New(slog.DiscardHandler))
+	t.Cleanup(func() {
+		stopServer()
+		if err == nil {
+			err = wait()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	pool := hostconfig.LoadBalancerPool{Name: "lan", Addresses: []string{"192.0.2.10-192.0.2.12"}}
 	stop := c.balance(t, pool)
 	ns := c.namespace(t)

@@ -99,9 +99,16 @@ func usesLess(old, obj metav1.Object) bool {
 	switch now := obj.(type) {
 	case *corev1.Pod:
 		before, ok := old.(*corev1.Pod)
-		return ok && (!reconcile.PodTerminal(before) && reconcile.PodTerminal(now) ||
+		if !ok {
+			return false
+		}
+		// A node for it is no reason: adding up while pods are still being made
+		// could miss one that admission has counted, and let another in.
+		was := before.Spec
+		was.NodeName = now.Spec.NodeName
+		return !reconcile.PodTerminal(before) && reconcile.PodTerminal(now) ||
 			before.DeletionTimestamp == nil && now.DeletionTimestamp != nil ||
-			!equality.Semantic.DeepEqual(before.Spec, now.Spec))
+			!equality.Semantic.DeepEqual(was, now.Spec)
 	case *corev1.Service:
 		before, ok := old.(*corev1.Service)
 		return ok && !equality.Semantic.DeepEqual(before.Spec, now.Spec)

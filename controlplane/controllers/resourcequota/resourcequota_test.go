@@ -70,3 +70,22 @@ func TestFollowsWhatGoes(t *testing.T) {
 	}
 	controllertest.Eventually(t, "no pod", used(0, "0"))
 }
+
+func TestWhatMayFreeSomething(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*corev1.Pod)
+		want   bool
+	}{
+		"bound":    {func(p *corev1.Pod) { p.Spec.NodeName = "n" }, false},
+		"started":  {func(p *corev1.Pod) { p.Status.PodIP = "192.0.2.1" }, false},
+		"resized":  {func(p *corev1.Pod) { p.Spec.Containers[0].Resources = corev1.ResourceRequirements{} }, true},
+		"ended":    {func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, true},
+		"deleting": {func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }, true},
+	} {
+		now := testPod("a")
+		c.change(now)
+		if got := usesLess(testPod("a"), now); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}

@@ -58,7 +58,9 @@ func Build(inv *inventory.Inventory, facts map[string]hostop.Facts, manifests ..
 	if err := b.addons(); err != nil {
 		return nil, fmt.Errorf("plan add-ons: %w", err)
 	}
-	b.leave()
+	if err := b.leave(); err != nil {
+		return nil, fmt.Errorf("plan who leaves: %w", err)
+	}
 	if err := b.plan.Validate(); err != nil {
 		return nil, fmt.Errorf("check the plan: %w", err)
 	}

@@ -134,14 +134,23 @@ func (b *builder) dns() (*hostop.Manifests, error) {
 	return &hostop.Manifests{Name: "coredns", YAML: manifests, Timeout: addonTimeout}, nil
 }
 
+// dnsAvailable is the cluster's DNS server at work.
+func (b *builder) dnsAvailable() (*hostop.Manifests, error) {
+	available, err := b.dns()
+	if err != nil {
+		return nil, err
+	}
+	available.Wait = []string{templates.CoreDNSDeployment}
+	return available, nil
+}
+
 // addons waits for what runs in the cluster itself.
 func (b *builder) addons() error {
 	first := b.planes[0]
-	available, err := b.dns()
+	available, err := b.dnsAvailable()
 	if err != nil {
 		return err
 	}
-	available.Wait = []string{templates.CoreDNSDeployment}
 	b.add(Step{
 		ID: id(first.Name, "dns-available"), Host: first.Name, Phase: PhaseAddons, Title: "cluster DNS answers",
 		Needs: []string{id(first.Name, "dns"), id(first.Name, "ready")}, Ops: hostop.Ops{available},

@@ -18,8 +18,8 @@ const (
 // when all that stays is in place does anything go. A host that answers loses
 // its pods, its etcd member, everything of ours, and then its node, which its
 // agent would have made again. Of one that does not answer, what the cluster
-// knows is removed.
-func (b *builder) leave() {
+// knows is removed. In the end DNS has to answer without them.
+func (b *builder) leave() error {
 	b.lostMembers()
 	var stays []string
 	for _, h := range b.inv.Nodes() {
@@ -29,6 +29,7 @@ func (b *builder) leave() {
 		stays = append(stays, id(h.Name, "etcd"))
 	}
 	via := b.planes[0].Name
+	var all []string // steps
 	for _, h := range b.inv.Leaving() {
 		needs := stays
 		step := func(s Step) {
@@ -48,7 +49,20 @@ func (b *builder) leave() {
 		if h.IsNode() {
 			step(Step{ID: "gone", Via: via, Title: "node removed", Ops: hostop.Ops{&hostop.NodeGone{Name: h.Name}}})
 		}
+		all = append(all, needs...)
 	}
+	if len(all) == 0 {
+		return nil
+	}
+	available, err := b.dnsAvailable()
+	if err != nil {
+		return err
+	}
+	b.add(Step{
+		ID: id(via, "dns-remains"), Host: via, Phase: PhaseLeave, Title: "cluster DNS answers without those that left",
+		Needs: all, Ops: hostop.Ops{available},
+	})
+	return nil
 }
 
 func (b *builder) answers(h inventory.Host) bool {

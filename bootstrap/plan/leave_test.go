@@ -27,10 +27,10 @@ func TestHostsLeave(t *testing.T) {
 		never   []string
 	}{
 		"a host that answers": {true,
-			[]string{"cp4/etcd", "cp4/ready", "cp3/drained", "cp3/etcd-gone", "cp3/cleared", "cp3/gone"},
+			[]string{"cp4/etcd", "cp4/ready", "cp3/drained", "cp3/etcd-gone", "cp3/cleared", "cp3/gone", "cp1/dns-remains"},
 			[]string{"w2/etcd-gone"}},
 		"a host that does not": {false,
-			[]string{"cp1/etcd", "cp3/etcd-gone", "cp4/etcd", "cp4/ready", "cp3/gone"},
+			[]string{"cp1/etcd", "cp3/etcd-gone", "cp4/etcd", "cp4/ready", "cp3/gone", "cp1/dns-remains"},
 			[]string{"cp3/drained", "cp3/cleared", "w2/drained", "w2/cleared"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
 
 	"clusterctl/hostconfig"
 	"clusterctl/hostop"
@@ -137,6 +138,17 @@ func (h *Hand) applyNodeGone(ctx context.Context, o *hostop.NodeGone) error {
 	}
 	if err := client.CoreV1().Nodes().Delete(ctx, o.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete node: %w", err)
+	}
+	// Nobody runs them, and until they are gone services lead to them.
+	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", o.Name).String()})
+	if err != nil {
+		return fmt.Errorf("list the node's pods: %w", err)
+	}
+	now := metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}
+	for _, pod := range pods.Items {
+		if err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, now); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete pod %s/%s of the node: %w", pod.Namespace, pod.Name, err)
+		}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 
-	"clusterctl/nodeagent/policy/policytest"
+	"clusterctl/nodeagent/netnstest"
 )
 
 // lan is a client and two nodes, in network namespaces of their own, on one
@@ -33,7 +33,7 @@ func newLAN(t *testing.T) *lan {
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
 	}
-	l := &lan{client: policytest.Namespace(t), nodes: map[string]netns.NsHandle{"one": policytest.Namespace(t), "two": policytest.Namespace(t)}, macs: map[string]string{}, v6: true}
+	l := &lan{client: netnstest.Namespace(t), nodes: map[string]netns.NsHandle{"one": netnstest.Namespace(t), "two": netnstest.Namespace(t)}, macs: map[string]string{}, v6: true}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -65,14 +65,14 @@ func newLAN(t *testing.T) *lan {
 		}
 		return link, netlink.LinkSetUp(link)
 	}
-	must(policytest.Within(l.client, func() error {
+	must(netnstest.Within(l.client, func() error {
 		err := errors.Join(quick(), netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "lan"}}))
 		_, failed := up("lan", "192.0.2.9/24", "2001:db8::9/64")
 		return errors.Join(err, failed)
 	}))
 	for name, ns := range l.nodes {
-		must(policytest.Within(ns, quick))
-		must(policytest.Within(l.client, func() error {
+		must(netnstest.Within(ns, quick))
+		must(netnstest.Within(l.client, func() error {
 			port := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
 			if err := netlink.LinkAdd(port); err != nil {
 				return err
@@ -84,7 +84,7 @@ func newLAN(t *testing.T) *lan {
 			_, failed := up(name)
 			return errors.Join(netlink.LinkSetMaster(port, bridge), failed)
 		}))
-		must(policytest.Within(ns, func() error {
+		must(netnstest.Within(ns, func() error {
 			number := map[string]string{"one": "1", "two": "2"}[name]
 			link, err := up("eth0", "192.0.2."+number+"/24", "2001:db8::"+number+"/64")
 			if err == nil {
@@ -111,7 +111,7 @@ func (l *lan) announce(t *testing.T, node string, ips ...string) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	factory.Start(ctx.Done())
-	go func() { done <- policytest.Within(l.nodes[node], func() error { return Run(ctx, config) }) }()
+	go func() { done <- netnstest.Within(l.nodes[node], func() error { return Run(ctx, config) }) }()
 	stopped := false
 	stop = func() {
 		if !stopped {
@@ -132,7 +132,7 @@ func (l *lan) announce(t *testing.T, node string, ips ...string) (stop func()) {
 func (l *lan) owner(t *testing.T, ip string, forget bool) string {
 	t.Helper()
 	name := ""
-	err := policytest.Within(l.client, func() error {
+	err := netnstest.Within(l.client, func() error {
 		link, err := netlink.LinkByName("lan")
 		if err != nil {
 			return err

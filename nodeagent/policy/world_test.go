@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"clusterctl/nodeagent/netnstest"
 	"clusterctl/nodeagent/policy/policytest"
 
 	"github.com/coreos/go-iptables/iptables"
@@ -38,12 +39,12 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, nodes: map[string]netns.NsHandle{}, pods: map[string]netns.NsHandle{}, kernels: map[string]*kernel{}}
 	gates := map[string]string{"one": "10.244.0.1", "two": "10.244.1.1"}
 	for node, gate := range gates {
-		ns := policytest.Namespace(t)
+		ns := netnstest.Namespace(t)
 		w.nodes[node], w.kernels[node] = ns, &kernel{netns: int(ns)}
 		if _, err := w.kernels[node].exists(); err != nil {
 			t.Skipf("no nftables here: %v", err)
 		}
-		w.must(policytest.Within(ns, func() error {
+		w.must(netnstest.Within(ns, func() error {
 			for _, name := range []string{"ipv4/ip_forward", "bridge/bridge-nf-call-iptables"} {
 				if err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0); err != nil {
 					t.Skipf("cannot set sysctl: %v", err)
@@ -58,15 +59,15 @@ func newWorld(t *testing.T) *world {
 			return errors.Join(netlink.LinkAdd(bridge), up("lo"), up("cctl0", gate+"/24"))
 		}))
 	}
-	w.must(policytest.Within(w.nodes["one"], func() error {
+	w.must(netnstest.Within(w.nodes["one"], func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out"}, PeerName: "out", PeerNamespace: netlink.NsFd(w.nodes["two"])})
 	}))
-	w.must(policytest.Within(w.nodes["one"], func() error { return errors.Join(up("out", "192.0.2.1/24"), route("10.244.1.0/24", "192.0.2.2")) }))
-	w.must(policytest.Within(w.nodes["two"], func() error { return errors.Join(up("out", "192.0.2.2/24"), route("10.244.0.0/24", "192.0.2.1")) }))
+	w.must(netnstest.Within(w.nodes["one"], func() error { return errors.Join(up("out", "192.0.2.1/24"), route("10.244.1.0/24", "192.0.2.2")) }))
+	w.must(netnstest.Within(w.nodes["two"], func() error { return errors.Join(up("out", "192.0.2.2/24"), route("10.244.0.0/24", "192.0.2.1")) }))
 	for _, pod := range testPods {
-		ns := policytest.Namespace(t)
+		ns := netnstest.Namespace(t)
 		w.pods[pod.Name] = ns
-		w.must(policytest.Within(w.nodes[pod.Spec.NodeName], func() error {
+		w.must(netnstest.Within(w.nodes[pod.Spec.NodeName], func() error {
 			link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: pod.Name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
 			if err := netlink.LinkAdd(link); err != nil {
 				return err
@@ -77,7 +78,7 @@ func newWorld(t *testing.T) *world {
 			}
 			return errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetHairpin(link, true), up(pod.Name))
 		}))
-		w.must(policytest.Within(ns, func() error {
+		w.must(netnstest.Within(ns, func() error {
 			return errors.Join(up("lo"), up("eth0", pod.Status.PodIP+"/24"), route("0.0.0.0/0", gates[pod.Spec.NodeName]), policytest.Serve(w.t))
 		}))
 	}

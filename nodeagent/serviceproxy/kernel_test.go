@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/netnstest"
 )
 
 func TestConnections(t *testing.T) { modes(t, testConnections) }
@@ -173,7 +174,7 @@ func testUDPClientsLeave(t *testing.T, w *world) {
 		return err.Error()
 	}
 	w.apply(s, over("10.244.0.2"))
-	w.must(within(w.pods[1], func() (err error) {
+	w.must(netnstest.Within(w.pods[1], func() (err error) {
 		conn, err = net.Dial("udp4", clusterAddr)
 		return err
 	}))
@@ -182,7 +183,7 @@ func testUDPClientsLeave(t *testing.T, w *world) {
 		t.Fatalf("got %s, want pod0", got)
 	}
 	w.apply(s, over("10.244.0.3"))
-	w.must(within(w.node, func() error {
+	w.must(netnstest.Within(w.node, func() error {
 		return forgetFlows(buildModel([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{over("10.244.0.3")}, here), ipv4)
 	}))
 	if got := ask(); got != "pod1" {
@@ -197,7 +198,7 @@ func TestIptablesChangeOnlyWhenNeeded(t *testing.T) {
 	if w.apply(service(nodePort), both) {
 		t.Error("the same rules again changed something")
 	}
-	w.must(within(w.node, func() error {
+	w.must(netnstest.Within(w.node, func() error {
 		// A new process finds an old one's chains, and removes what is no
 		// longer wanted.
 		fresh, err := newIptables(testLayout)
@@ -307,14 +308,14 @@ func testSyncFollows(t *testing.T, w *world) {
 		halves: []*half{{layout: testLayout, ports: map[string][]servicePort{}, chosen: w.backend}}}
 	sync := func(update bool) {
 		t.Helper()
-		w.must(within(w.node, func() error { return p.sync(ctx, update) }))
+		w.must(netnstest.Within(w.node, func() error { return p.sync(ctx, update) }))
 	}
 	<-dirt.wake
 	sync(true)
 	if _, _, err := w.ask(w.node, clusterAddr); err != nil {
 		t.Errorf("after the first sync: %v", err)
 	}
-	w.must(within(w.node, func() error {
+	w.must(netnstest.Within(w.node, func() error {
 		if _, ok := w.backend.(*nftablesBackend); ok {
 			return newNftables(testLayout).remove()
 		}

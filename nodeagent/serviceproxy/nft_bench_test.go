@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"clusterctl/nodeagent/netnstest"
 )
 
 // manyServices are n services with two endpoints each.
@@ -25,8 +27,8 @@ func manyServices(n int) map[string][]servicePort {
 
 // within10000 runs f on a node with 10,000 services and their back end.
 func within10000(b *testing.B, f func(n *nftablesBackend, all map[string][]servicePort) error) {
-	ns := newNamespace(b)
-	err := within(ns, func() error {
+	ns := netnstest.Namespace(b)
+	err := netnstest.Within(ns, func() error {
 		n := newNftables(testLayout)
 		if err := n.probe(); err != nil {
 			b.Skipf("no nftables here: %v", err)

@@ -18,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/netnstest"
 )
 
 // table is what a kernel would have after differences.
@@ -217,7 +218,7 @@ func TestNftablesAreReadAfterARestart(t *testing.T) {
 	}, slicesOf(both), here))
 	w.applyAll(all)
 	foreign := &nftables.Table{Name: "foreign", Family: nftables.TableFamilyIPv4}
-	w.must(within(w.node, func() error {
+	w.must(netnstest.Within(w.node, func() error {
 		conn, err := openNftables()
 		if err != nil {
 			return err
@@ -325,7 +326,7 @@ func TestNodePortAddresses(t *testing.T) {
 		l.nodeNets = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 		w.backend = newNftables(l)
 		if strings.HasSuffix(t.Name(), hostconfig.ProxyIptables) {
-			w.must(within(w.node, func() (err error) {
+			w.must(netnstest.Within(w.node, func() (err error) {
 				w.backend, err = newIptables(l)
 				return err
 			}))
@@ -348,7 +349,7 @@ func TestModesReplaceEachOther(t *testing.T) {
 	all := byName(buildModel([]*corev1.Service{service(nodePort)}, slicesOf(slice(up("10.244.0.2", "here"))), here))
 	for _, mode := range []string{hostconfig.ProxyIptables, hostconfig.ProxyNftables, hostconfig.ProxyIptables, hostconfig.ProxyAuto} {
 		var rules []byte
-		w.must(within(w.node, func() error {
+		w.must(netnstest.Within(w.node, func() error {
 			h, err := newHalf(mode, testLayout, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
@@ -385,7 +386,7 @@ func TestModesReplaceEachOther(t *testing.T) {
 func TestRemoveTakesBothModesAway(t *testing.T) {
 	modes(t, func(t *testing.T, w *world) {
 		w.apply(service(nodePort), slice(up("10.244.0.2", "here")))
-		w.must(within(w.node, func() error {
+		w.must(netnstest.Within(w.node, func() error {
 			for range 2 {
 				if err := Remove(slog.New(slog.DiscardHandler)); err != nil {
 					return err
@@ -421,11 +422,11 @@ func TestIPv6(t *testing.T) {
 			return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}, Gw: net.ParseIP(gateway)})
 		}
 	}
-	if err := within(w.pods[0], side("eth0", "fd00:10:244::2/64", "fd00:10:244::1")); err != nil {
+	if err := netnstest.Within(w.pods[0], side("eth0", "fd00:10:244::2/64", "fd00:10:244::1")); err != nil {
 		t.Skipf("no IPv6 here: %v", err)
 	}
-	w.must(within(w.node, side("cctl0", "fd00:10:244::1/64", "")))
-	w.must(within(w.pods[0], func() error {
+	w.must(netnstest.Within(w.node, side("cctl0", "fd00:10:244::1/64", "")))
+	w.must(netnstest.Within(w.pods[0], func() error {
 		listener, err := net.Listen("tcp6", "[::]:8080")
 		if err != nil {
 			return err
@@ -451,7 +452,7 @@ func TestIPv6(t *testing.T) {
 	endpoints := slice(up("fd00:10:244::2", "here"))
 	endpoints.AddressType = six.family.addressType()
 	w.ports, w.backend = nil, newNftables(l)
-	w.must(within(w.node, func() error {
+	w.must(netnstest.Within(w.node, func() error {
 		return netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.ParseIP("fd00:10:96::"), Mask: net.CIDRMask(112, 128)}, Gw: net.ParseIP("fd00:10:244::99")})
 	}))
 	w.applyAll(byName(buildModel([]*corev1.Service{s}, slicesOf(endpoints), six)))

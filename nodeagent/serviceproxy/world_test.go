@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/netnstest"
 )
 
 // world is a node in a network namespace of its own, with two pods on its
@@ -43,39 +43,6 @@ const (
 	clusterAddr = "10.96.0.20:80"
 )
 
-// within runs f on a thread inside a network namespace.
-func within(ns netns.NsHandle, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with us
-		if err := netns.Set(ns); err != nil {
-			result <- err
-			return
-		}
-		result <- f()
-	}()
-	return <-result
-}
-
-func newNamespace(t testing.TB) netns.NsHandle {
-	t.Helper()
-	created := make(chan netns.NsHandle)
-	go func() {
-		runtime.LockOSThread()
-		ns, err := netns.New()
-		if err != nil {
-			ns = netns.None()
-		}
-		created <- ns
-	}()
-	ns := <-created
-	if !ns.IsOpen() {
-		t.Skip("cannot make a network namespace")
-	}
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
-
 func newWorld(t *testing.T, mode string) *world {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -86,17 +53,17 @@ func newWorld(t *testing.T, mode string) *world {
 			t.Skipf("no program %s here", program)
 		}
 	}
-	w := &world{t: t, node: newNamespace(t), client: newNamespace(t)}
-	w.must(within(w.node, func() error {
+	w := &world{t: t, node: netnstest.Namespace(t), client: netnstest.Namespace(t)}
+	w.must(netnstest.Within(w.node, func() error {
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cctl0"}}
 		return errors.Join(netlink.LinkAdd(bridge), address(bridge, "10.244.0.1/24"), loopback())
 	}))
 	w.cable("client", w.client, nodeAddress+"/24", "192.0.2.2/24", nodeAddress, "")
 	for i := range w.pods {
-		w.pods[i] = newNamespace(t)
+		w.pods[i] = netnstest.Namespace(t)
 		w.cable(fmt.Sprintf("pod%d", i), w.pods[i], "", fmt.Sprintf("10.244.0.%d/24", i+2), "10.244.0.1", "cctl0")
 	}
-	w.must(within(w.node, func() error {
+	w.must(netnstest.Within(w.node, func() error {
 		for _, name := range []string{"ipv4/ip_forward", "bridge/bridge-nf-call-iptables"} {
 			if err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0); err != nil {
 				t.Skipf("cannot set sysctl: %v", err)
@@ -136,7 +103,7 @@ func loopback() error {
 // the cable is plugged into a bridge.
 func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway, bridge string) {
 	w.t.Helper()
-	w.must(within(w.node, func() error {
+	w.must(netnstest.Within(w.node, func() error {
 		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
 		if err := netlink.LinkAdd(link); err != nil {
 			return err
@@ -150,7 +117,7 @@ func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway, bridge
 		}
 		return errors.Join(netlink.LinkSetMaster(link, master), netlink.LinkSetHairpin(link, true), netlink.LinkSetUp(link))
 	}))
-	w.must(within(ns, func() error {
+	w.must(netnstest.Within(ns, func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
@@ -166,7 +133,7 @@ func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway, bridge
 // pod's number and the address the client has for it, or what it asked.
 func (w *world) serve(pod int) {
 	w.t.Helper()
-	w.must(within(w.pods[pod], func() error {
+	w.must(netnstest.Within(w.pods[pod], func() error {
 		listener, err := net.Listen("tcp4", ":8080")
 		if err != nil {
 			return err
@@ -204,7 +171,7 @@ func (w *world) serve(pod int) {
 // ask connects from a namespace and returns what the pod answered: its number
 // and our address.
 func (w *world) ask(ns netns.NsHandle, to string) (pod, source string, err error) {
-	err = within(ns, func() error {
+	err = netnstest.Within(ns, func() error {
 		conn, err := net.DialTimeout("tcp", to, 2*time.Second)
 		if err != nil {
 			return err
@@ -255,7 +222,7 @@ func (w *world) applyAll(all map[string][]servicePort) (changed bool) {
 		changes[name] = change{old: w.ports[name], new: ports}
 	}
 	w.ports = all
-	w.must(within(w.node, func() (err error) {
+	w.must(netnstest.Within(w.node, func() (err error) {
 		changed, err = w.backend.apply(all, changes)
 		return err
 	}))

@@ -23,7 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"clusterctl/nodeagent/policy/policytest"
+	"clusterctl/nodeagent/netnstest"
 )
 
 // testIngress asks the host that serves Ingresses, as a browser does.
@@ -120,7 +120,7 @@ func serve(t *testing.T, networks networks, pod *v1.Pod, handler http.HandlerFun
 		t.Fatalf("the network namespace of %s (%s) is not found", pod.Name, pod.Status.PodIP)
 	}
 	var listener net.Listener
-	err := policytest.Within(ns, func() (err error) {
+	err := netnstest.Within(ns, func() (err error) {
 		listener, err = net.Listen("tcp4", ":8080")
 		return err
 	})

@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"clusterctl/lab"
-	"clusterctl/nodeagent/policy/policytest"
+	"clusterctl/nodeagent/netnstest"
 )
 
 // TestNetwork tries what decides over connections, network policies and
@@ -131,7 +131,7 @@ func (c *cluster) networks(t *testing.T, hosts ...string) networks {
 		}
 		for _, path := range pods {
 			ns := open(path)
-			err := policytest.Within(ns, func() error {
+			err := netnstest.Within(ns, func() error {
 				addresses, err := net.InterfaceAddrs()
 				for _, a := range addresses {
 					if a := a.(*net.IPNet).IP; a.IsGlobalUnicast() && a.To4() != nil {

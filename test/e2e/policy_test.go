@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
+	"clusterctl/nodeagent/netnstest"
 	"clusterctl/nodeagent/policy/policytest"
 )
 
@@ -41,7 +42,7 @@ func (c *cluster) testPolicies(t *testing.T) {
 		if !ok {
 			t.Fatalf("the network namespace of %s (%s) is not found", pod.Name, pod.Status.PodIP)
 		}
-		if err := policytest.Within(ns, func() error { return policytest.Serve(t) }); err != nil {
+		if err := netnstest.Within(ns, func() error { return policytest.Serve(t) }); err != nil {
 			t.Fatalf("serve in %s: %v", pod.Name, err)
 		}
 	}

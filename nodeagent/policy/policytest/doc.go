@@ -3,7 +3,7 @@
 //
 //   - model.go: Allowed, the API's words read one by one; Connections
 //   - random.go: Pod and Policies
-//   - sockets.go: servers and clients in network namespaces
+//   - sockets.go: servers and clients, for threads in network namespaces
 //
 // Nothing of the product imports it, and it knows nothing of how policies are
 // enforced.

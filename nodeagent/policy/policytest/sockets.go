@@ -3,50 +3,15 @@ package policytest
 import (
 	"io"
 	"net"
-	"runtime"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netns"
 	corev1 "k8s.io/api/core/v1"
+
+	"clusterctl/nodeagent/netnstest"
 )
-
-// Within runs f on a thread inside a network namespace. What f opens stays
-// there.
-func Within(ns netns.NsHandle, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with us
-		err := netns.Set(ns)
-		if err == nil {
-			err = f()
-		}
-		result <- err
-	}()
-	return <-result
-}
-
-// Namespace makes a network namespace that is there until the test ends. Where
-// none can be made the test is skipped.
-func Namespace(t testing.TB) netns.NsHandle {
-	t.Helper()
-	created := make(chan netns.NsHandle)
-	go func() {
-		runtime.LockOSThread()
-		ns, err := netns.New()
-		if err != nil {
-			ns = netns.None()
-		}
-		created <- ns
-	}()
-	ns := <-created
-	if !ns.IsOpen() {
-		t.Skip("cannot make a network namespace")
-	}
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
 
 // Serve echoes, until the test ends, what comes to Ports of the thread's
 // namespace.
@@ -90,7 +55,7 @@ func Serve(t testing.TB) error {
 
 // Dial connects from a namespace; the caller closes the connection.
 func Dial(ns netns.NsHandle, network, to string, patience time.Duration) (conn net.Conn, err error) {
-	err = Within(ns, func() (err error) {
+	err = netnstest.Within(ns, func() (err error) {
 		conn, err = net.DialTimeout(network, to, patience)
 		return err
 	})

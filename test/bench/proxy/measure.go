@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"clusterctl/nodeagent/netnstest"
 )
 
 // result is what was measured of one proxy with one number of services.
@@ -48,7 +50,7 @@ func measure(ctx context.Context, c contestant, services, changes int) (r result
 		return r, err
 	}
 	var listener net.Listener
-	if err := within(w.node, func() (err error) {
+	if err := netnstest.Within(w.node, func() (err error) {
 		listener, err = net.Listen("tcp4", "127.0.0.1:0")
 		return err
 	}); err != nil {
@@ -82,7 +84,7 @@ func measure(ctx context.Context, c contestant, services, changes int) (r result
 			err = fmt.Errorf("%w; the end of its log: %s", err, text[max(0, len(text)-2000):])
 		}
 	}()
-	err = within(w.client, func() error {
+	err = netnstest.Within(w.client, func() error {
 		for _, i := range append([]int{services - 1, 0}, rand.Perm(services)[:50]...) {
 			if err := w.await(ctx, start, i, ""); err != nil {
 				return err
@@ -97,7 +99,7 @@ func measure(ctx context.Context, c contestant, services, changes int) (r result
 	if r.coldCPU, err = spent(command); err != nil {
 		return r, err
 	}
-	err = within(w.client, func() error { return r.change(ctx, w, a, services, changes) })
+	err = netnstest.Within(w.client, func() error { return r.change(ctx, w, a, services, changes) })
 	if err != nil {
 		return r, err
 	}
@@ -106,7 +108,7 @@ func measure(ctx context.Context, c contestant, services, changes int) (r result
 		return r, err
 	}
 	r.changeIn = (after - r.coldCPU) / time.Duration(changes)
-	err = within(w.client, func() error {
+	err = netnstest.Within(w.client, func() error {
 		dialer := &net.Dialer{Timeout: attempt}
 		for range connections {
 			_, took, err := w.connect(dialer, clusterAddress(rand.IntN(services)).String()+":80")
@@ -168,7 +170,7 @@ func (w *world) await(ctx context.Context, since time.Time, i int, want string) 
 			continue
 		}
 		// Packets that nobody leads anywhere are lost: try again every moment.
-		go func() { _ = within(w.client, try) }()
+		go func() { _ = netnstest.Within(w.client, try) }()
 		select {
 		case <-answered:
 			return nil

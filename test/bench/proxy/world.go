@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"clusterctl/nodeagent/netnstest"
 )
 
 // world is a node with a client before it and pods behind it, each in a
@@ -33,7 +35,7 @@ const (
 func newWorld() (*world, error) {
 	w := &world{}
 	for _, ns := range []*netns.NsHandle{&w.node, &w.client, &w.pods} {
-		created, err := newNamespace()
+		created, err := netnstest.New()
 		if err != nil {
 			return nil, err
 		}
@@ -42,7 +44,7 @@ func newWorld() (*world, error) {
 	return w, errors.Join(
 		w.cable("client", w.client, nodeAddress+"/24", "192.0.2.2/24", nodeAddress),
 		w.cable("pods", w.pods, "198.51.100.1/24", "198.51.100.2/24", "198.51.100.1"),
-		within(w.node, func() error {
+		netnstest.Within(w.node, func() error {
 			link, err := netlink.LinkByName("pods")
 			if err != nil {
 				return err
@@ -51,7 +53,7 @@ func newWorld() (*world, error) {
 			return errors.Join(up("lo"), os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
 				netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: pods, Gw: net.ParseIP("198.51.100.2")}))
 		}),
-		within(w.pods, w.answer),
+		netnstest.Within(w.pods, w.answer),
 	)
 }
 
@@ -94,38 +96,6 @@ func (w *world) close() {
 	}
 }
 
-func newNamespace() (netns.NsHandle, error) {
-	type result struct {
-		ns  netns.NsHandle
-		err error
-	}
-	created := make(chan result)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with us
-		ns, err := netns.New()
-		created <- result{ns, err}
-	}()
-	r := <-created
-	if r.err != nil {
-		return r.ns, fmt.Errorf("make a network namespace (root may): %w", r.err)
-	}
-	return r.ns, nil
-}
-
-// within runs f on a thread inside a network namespace.
-func within(ns netns.NsHandle, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with us
-		if err := netns.Set(ns); err != nil {
-			result <- err
-			return
-		}
-		result <- f()
-	}()
-	return <-result
-}
-
 func up(name string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -143,13 +113,13 @@ func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway string)
 		}
 		return errors.Join(netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
 	}
-	if err := within(w.node, func() error {
+	if err := netnstest.Within(w.node, func() error {
 		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
 		return errors.Join(netlink.LinkAdd(link), address(link, near))
 	}); err != nil {
 		return fmt.Errorf("lay a cable: %w", err)
 	}
-	return within(ns, func() error {
+	return netnstest.Within(ns, func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
@@ -160,7 +130,7 @@ func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway string)
 
 // start runs a program on the node.
 func (w *world) start(command *exec.Cmd) error {
-	return within(w.node, func() error {
+	return netnstest.Within(w.node, func() error {
 		// It ends with us. The thread lives as long as it does.
 		started := make(chan error)
 		go func() {

@@ -303,6 +303,9 @@ func (c *controller) serve(ctx context.Context) {
 		ErrorLog:          slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // anyone can spoil a handshake
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12,
+			// Said here, since Serve and ServeTLS share the server: if Serve comes
+			// first and finds no h2 here, HTTP/2 is offered but not spoken.
+			NextProtos: []string{"h2", "http/1.1"},
 			GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 				return c.certs.Load().choose(hello.ServerName), nil
 			},

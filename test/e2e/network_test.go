@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,20 +20,25 @@ import (
 	"clusterctl/nodeagent/netnstest"
 )
 
-// TestNetwork tries what decides over connections, network policies and
-// ingresses, with pods that do nothing: servers and clients are the test's own,
-// in the pods' network namespaces.
+// TestNetwork tries what decides over connections, network policies, ingresses
+// and load balancers, with pods that do nothing: servers and clients are the
+// test's own, in the pods' network namespaces.
 func TestNetwork(t *testing.T) {
 	c := newLab(t, "e2e-net", 1, 1, 0)
-	c.serveIngresses(t, "worker1")
+	c.configure(t, "worker1")
 	t.Logf("up took %s", c.up(t).Round(100*time.Millisecond))
 	c.wantNodesReady(t, 2)
 	t.Run("policies", c.testPolicies)
 	t.Run("ingress", c.testIngress)
+	t.Run("load balancer", c.testLoadBalancer) // last: it kills worker1
 }
 
-// serveIngresses has the inventory say which host serves Ingresses.
-func (c *cluster) serveIngresses(t *testing.T, host string) {
+// balancerAddresses is how many addresses load balancers have.
+const balancerAddresses = 14
+
+// configure has the inventory say which host serves Ingresses, and which
+// addresses load balancers have: the last of the lab's network.
+func (c *cluster) configure(t *testing.T, host string) {
 	raw, err := os.ReadFile(c.inventory)
 	if err != nil {
 		t.Fatal(err)
@@ -42,6 +48,11 @@ func (c *cluster) serveIngresses(t *testing.T, host string) {
 		t.Fatal(err)
 	}
 	document["cluster"].(map[string]any)["ingress"] = map[string]any{"hosts": []string{host}, "defaultClass": true}
+	address := document["hosts"].([]any)[0].(map[string]any)["address"].(string)
+	network := address[:strings.LastIndexByte(address, '.')+1]
+	document["cluster"].(map[string]any)["loadBalancer"] = map[string]any{"pools": []map[string]any{
+		{"name": "lab", "addresses": []string{fmt.Sprintf("%[1]s%[2]d-%[1]s%[3]d", network, 255-balancerAddresses, 254)}},
+	}}
 	if raw, err = yaml.Marshal(document); err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 // The heap may grow by what was allocated in the last heapSeconds before garbage
 // is collected. So a server without work stays close to what is in use, and one
 // with much of it does not spend its time collecting. The bounds are these for
-// small heaps, and for large ones a quarter and the whole of what is in use.
+// small heaps, and for large ones an eighth and the whole of what is in use.
 const (
 	heapSeconds = 4
 	heapTicks   = heapSeconds * int(time.Second/paceTick)
@@ -21,12 +21,14 @@ const (
 	maxHeadroom = 192 << 20
 )
 
-// startGCPercent holds until the first look at what is in use.
+// startGCPercent holds during start-up. What lives on is allocated then, amid
+// much that does not: the further the heap grew, the more thinly it would be
+// spread over memory that cannot be given back.
 const startGCPercent = 50
 
 // startUp is how long the work of starting counts, which says nothing of the
 // work to come.
-const startUp = 15 * time.Second
+const startUp = 30 * time.Second
 
 // settleEvery is how often memory is given back at most.
 const settleEvery = time.Minute
@@ -44,7 +46,7 @@ func paceGC(ctx context.Context) {
 	var headroom uint64
 	percent := startGCPercent
 	busy, settled := true, time.Now().Add(-settleEvery)
-	started := time.After(startUp)
+	starting, started := true, time.After(startUp)
 	tick := time.NewTicker(paceTick)
 	defer tick.Stop()
 	for {
@@ -52,14 +54,14 @@ func paceGC(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-started:
-			headroom = 0
+			starting, headroom = false, 0
 		case <-tick.C:
 		}
 		allocated, live := read()
 		headroom = nextHeadroom(headroom, allocated-last, live)
 		last = allocated
 		// Setting it stops all for a moment: small changes are not worth it.
-		if next := gcPercent(headroom, live); next > percent+percent/4 || next < percent-percent/4 {
+		if next := gcPercent(headroom, live); !starting && (next > percent+percent/4 || next < percent-percent/4) {
 			percent = next
 			debug.SetGCPercent(percent)
 		}
@@ -77,7 +79,7 @@ func paceGC(ctx context.Context) {
 // nextHeadroom grows with the bytes allocated in the last tick at once, and takes
 // most of a minute to come down: work comes in bursts.
 func nextHeadroom(headroom, allocated, live uint64) uint64 {
-	return min(max(allocated*uint64(heapTicks), headroom-headroom/64, minHeadroom, live/4), max(maxHeadroom, live))
+	return min(max(allocated*uint64(heapTicks), headroom-headroom/64, minHeadroom, live/8), max(maxHeadroom, live))
 }
 
 // gcPercent is what lets a heap of live bytes grow by headroom.

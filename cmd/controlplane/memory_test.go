@@ -30,7 +30,7 @@ func TestHeapGrowsByHeadroom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		live := rapid.Uint64Range(8<<20, 8<<30).Draw(t, "live")
 		headroom := nextHeadroom(rapid.Uint64Range(0, maxHeadroom).Draw(t, "before"), rapid.Uint64Range(0, 1<<34).Draw(t, "allocated"), live)
-		if headroom < max(minHeadroom, live/4) || headroom > max(maxHeadroom, live) {
+		if headroom < max(minHeadroom, live/8) || headroom > max(maxHeadroom, live) {
 			t.Fatalf("headroom %d is out of bounds", headroom)
 		}
 		// A percent is the runtime's unit.

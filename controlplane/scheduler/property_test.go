@@ -20,8 +20,9 @@ import (
 // world is a cluster as an independent checker sees it: plain lists, walked
 // over in full for every question.
 type world struct {
-	nodes map[string]*v1.Node
-	bound map[string]*v1.Pod
+	nodes  map[string]*v1.Node
+	bound  map[string]*v1.Pod
+	places map[string]int // for volumes, of nodes that have few
 }
 
 func (w *world) on(node string) (pods []*v1.Pod) {
@@ -56,6 +57,9 @@ func (w *world) wrong(pod *v1.Pod, node *v1.Node) string {
 		if node.Labels[key] != value {
 			return "node selector"
 		}
+	}
+	if what := w.occupied(pod, node); what != "" {
+		return what
 	}
 	together := func(other *v1.Pod, key string) bool {
 		value, ok := node.Labels[key]
@@ -133,6 +137,7 @@ func drawNode(t *rapid.T, name string) *v1.Node {
 			n.Labels[zone] = z
 		}
 		n.Spec.Unschedulable = rapid.IntRange(0, 9).Draw(t, "cordon") == 0
+		n.Spec.Taints = drawTaints(t)
 	})
 }
 
@@ -146,6 +151,7 @@ func drawPod(t *rapid.T, name string) *v1.Pod {
 	return newPod(name, requests(cpu, "1Mi"), func(p *v1.Pod) {
 		p.Labels = map[string]string{"app": app.Draw(t, "app")}
 		p.Spec.Priority = new(rapid.Int32Range(0, 3).Draw(t, "priority"))
+		drawOccupation(t, p)
 		switch rapid.IntRange(0, 9).Draw(t, "wish") {
 		case 0, 1:
 			p.Spec.Affinity = &v1.Affinity{PodAntiAffinity: &v1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []v1.PodAffinityTerm{
@@ -174,7 +180,9 @@ func TestEveryDecisionIsRight(t *testing.T) {
 		s := newScheduler(plugins.Default(nil))
 		profile := s.profiles[v1.DefaultSchedulerName]
 		w := &world{nodes: map[string]*v1.Node{}, bound: map[string]*v1.Pod{}}
-		for i := range rapid.IntRange(1, 5).Draw(t, "nodes") {
+		nodes := rapid.IntRange(1, 5).Draw(t, "nodes")
+		w.places = setVolumes(t, s, nodes)
+		for i := range nodes {
 			n := drawNode(t, fmt.Sprint("n", i))
 			w.nodes[n.Name] = n
 			s.picture.SetNode(n)

@@ -183,7 +183,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.wg.Wait()
 		return nil
 	}
-	a.wg.Go(func() { a.Config.Runtime.Watch(ctx, a.Wake) })
+	a.wg.Go(func() { a.Config.Runtime.Watch(ctx, a.stirred) })
 	a.wg.Go(func() { a.rotateLogs(ctx) })
 	a.wg.Go(func() { a.Volumes.Sweep(ctx) })
 	a.wg.Go(func() { a.balance(ctx) })
@@ -238,6 +238,16 @@ func (a *Agent) Wake(uid types.UID) {
 	a.mu.Unlock()
 	if w != nil {
 		w.poke()
+	}
+}
+
+// stirred makes the pod's worker ask the runtime again.
+func (a *Agent) stirred(uid types.UID) {
+	a.mu.Lock()
+	w := a.workers[uid]
+	a.mu.Unlock()
+	if w != nil {
+		w.stirred()
 	}
 }
 

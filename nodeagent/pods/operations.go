@@ -92,8 +92,11 @@ func (w *worker) finish(o *operation, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer w.poke()
-	w.finished++
 	a, key := o.action, o.action.Key()
+	if a.Verb.stirs() {
+		w.finished++
+		w.forget()
+	}
 	if w.operations[key] == o {
 		delete(w.operations, key)
 	} else {

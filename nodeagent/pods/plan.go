@@ -28,6 +28,15 @@ const (
 	Purge         Verb = "purge"          // logs and the pod's directory
 )
 
+// stirs says that the verb changes what the runtime holds.
+func (v Verb) stirs() bool {
+	switch v {
+	case RunSandbox, StopSandbox, RemoveSandbox, Start, Stop, Remove, Resize:
+		return true
+	}
+	return false
+}
+
 // Action is one operation to begin.
 type Action struct {
 	Verb      Verb

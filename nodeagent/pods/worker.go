@@ -44,7 +44,10 @@ type worker struct {
 	faults     map[string]Fault
 	delays     map[string]time.Duration // of faults, doubling
 	operations map[string]*operation
-	finished   uint64 // operations so far: what was observed before one is out of date
+	finished   uint64       // operations on the runtime so far: what was observed before one is out of date
+	actual     *runtime.Pod // as last observed; nil if it may have changed since
+	stirs      uint64       // times that it may have
+	later      *time.Timer  // pokes once an operation has had its moment; nil: none does
 	prepared   bool
 	refused    *devices.Refusal // there are no devices for the pod
 	tornDown   bool
@@ -84,6 +87,29 @@ func (w *worker) poke() {
 	case w.wake <- struct{}{}:
 	default:
 	}
+}
+
+// settling is how long news of the runtime wait for the operation that they are
+// most likely of: its end has the worker look anyway.
+const settling = 100 * time.Millisecond
+
+// forget has the next step observe the pod anew. w.mu is held.
+func (w *worker) forget() { w.actual, w.stirs = nil, w.stirs+1 }
+
+// stirred tells the worker that the runtime has news of its pod.
+func (w *worker) stirred() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.forget()
+	for _, o := range w.operations {
+		if o.action.Verb.stirs() {
+			if w.later == nil {
+				w.later = time.AfterFunc(settling, w.poke)
+			}
+			return
+		}
+	}
+	w.poke()
 }
 
 // update takes a newer version of the pod.
@@ -140,6 +166,9 @@ func (w *worker) run(ctx context.Context) {
 			return
 		case <-w.wake:
 		case <-timer.C:
+			w.mu.Lock()
+			w.forget() // in case that nobody has told
+			w.mu.Unlock()
 		}
 		began := time.Now()
 		next, done := w.step(ctx, acting)
@@ -156,21 +185,32 @@ func (w *worker) run(ctx context.Context) {
 func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 	now := time.Now()
 	w.mu.Lock()
-	finished := w.finished
+	actual, finished, stirs := w.actual, w.finished, w.stirs
+	if w.later != nil {
+		w.later.Stop()
+		w.later = nil
+	}
 	w.mu.Unlock()
-	actual, err := w.agent.Config.Runtime.Pod(ctx, w.uid)
-	if err != nil {
-		if ctx.Err() == nil {
-			w.logger.Debug("cannot observe the pod", "error", err) // the runtime is down: runtime.Watch says so once
+	if actual == nil {
+		var err error
+		if actual, err = w.agent.Config.Runtime.Pod(ctx, w.uid); err != nil {
+			if ctx.Err() == nil {
+				w.logger.Debug("cannot observe the pod", "error", err) // the runtime is down: runtime.Watch says so once
+			}
+			return now.Add(2 * time.Second), false
 		}
-		return now.Add(2 * time.Second), false
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.finished != finished {
 		return now, false // an operation ended meanwhile: look again, or it is done twice
 	}
-	w.readMessages(actual)
+	if w.actual == nil {
+		w.readMessages(actual)
+		if w.stirs == stirs {
+			w.actual = actual
+		}
+	}
 	s := w.situation(actual, now)
 	w.watchProbes(s)
 	w.judgeEnd(s)

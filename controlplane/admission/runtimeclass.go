@@ -108,7 +108,7 @@ func (p *runtimeClass) classOf(ctx context.Context, a admission.Attributes) (*co
 	case apierrors.IsNotFound(err):
 		return nil, nil, admission.NewForbidden(a, fmt.Errorf("pod rejected: RuntimeClass %q not found", name))
 	case err != nil:
-		return nil, nil, fmt.Errorf("look up RuntimeClass %s: %w", name, err)
+		return nil, nil, err // what users read, so without what was being done
 	}
 	return pod, class, nil
 }

@@ -93,11 +93,11 @@ func TestValidateNewPod(t *testing.T) {
 			`spec.containers[0].resources.limits[gpu]: Invalid value: "gpu": must be a standard resource type or fully qualified`,
 			`spec.containers[0].resources.limits[gpu]: Invalid value: "gpu": must be a standard resource for containers`,
 			`spec.containers[0].resources.limits[memory]: Invalid value: "-1": must be greater than or equal to 0`,
+			`spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1`,
+			`spec.containers[0].resources.requests: Invalid value: "1": must be equal to example.com/gpu limit of 2`,
 			`spec.containers[0].resources.requests[gpu]: Invalid value: "gpu": must be a standard resource type or fully qualified`,
 			`spec.containers[0].resources.requests[gpu]: Invalid value: "gpu": must be a standard resource for containers`,
 			`spec.containers[0].resources.requests[memory]: Invalid value: "-1": must be greater than or equal to 0`,
-			`spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1`,
-			`spec.containers[0].resources.requests: Invalid value: "1": must be equal to example.com/gpu limit of 2`,
 		}},
 		{"huge pages alone", func(p *corev1.Pod) {
 			first(p).Resources.Limits = corev1.ResourceList{"hugepages-2Mi": resource.MustParse("3Mi")}

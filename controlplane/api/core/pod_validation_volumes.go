@@ -63,7 +63,7 @@ type volumeType struct {
 func validateVolumeSource(v *corev1.Volume, meta *metav1.ObjectMeta, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	found := false
-	for _, t := range volumeTypes(v) {
+	for _, t := range volumeTypes(v, meta != nil) {
 		switch {
 		case !t.set:
 		case found:
@@ -88,7 +88,9 @@ func validateVolumeSource(v *corev1.Volume, meta *metav1.ObjectMeta, path *field
 	return errs
 }
 
-func volumeTypes(v *corev1.Volume) []volumeType {
+// volumeTypes lists the ways to say what a volume is, in Kubernetes' order. A
+// template may leave the reference of an image to be filled in; a pod may not.
+func volumeTypes(v *corev1.Volume, pod bool) []volumeType {
 	return []volumeType{
 		{"emptyDir", v.EmptyDir != nil, func(p *field.Path) field.ErrorList {
 			if limit := v.EmptyDir.SizeLimit; limit != nil && limit.Sign() < 0 {
@@ -170,7 +172,11 @@ func volumeTypes(v *corev1.Volume) []volumeType {
 		}},
 		{"ephemeral", v.Ephemeral != nil, func(p *field.Path) field.ErrorList { return validateEphemeralVolume(v.Ephemeral, p) }},
 		{"image", v.Image != nil, func(p *field.Path) field.ErrorList {
-			return oneOf(v.Image.PullPolicy, p.Child("pullPolicy"), corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
+			var errs field.ErrorList
+			if pod {
+				errs = required(v.Image.Reference, p.Child("reference"))
+			}
+			return append(errs, oneOf(v.Image.PullPolicy, p.Child("pullPolicy"), corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
 		}},
 	}
 }
@@ -205,8 +211,7 @@ func validateEphemeralVolume(e *corev1.EphemeralVolumeSource, path *field.Path) 
 		return field.ErrorList{field.Required(at, "")}
 	}
 	t := e.VolumeClaimTemplate
-	errs := unversioned.ValidateLabels(t.Labels, at.Child("metadata", "labels"))
-	errs = append(errs, apivalidation.ValidateAnnotations(t.Annotations, at.Child("metadata", "annotations"))...)
+	errs := ValidateTemplateMeta(t.ObjectMeta, at.Child("metadata"))
 	return append(errs, ValidateClaimSpec(&t.Spec, at.Child("spec"))...)
 }
 

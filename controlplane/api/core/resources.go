@@ -109,22 +109,21 @@ func validateResources(r *corev1.ResourceRequirements, claims sets.Set[string], 
 	var errs field.ErrorList
 	limits, requests := path.Child("limits"), path.Child("requests")
 	var compute, huge bool
-	check := func(list corev1.ResourceList, path *field.Path) {
+	check := func(list corev1.ResourceList, path *field.Path, beside func(corev1.ResourceName, resource.Quantity)) {
 		for _, n := range sortedResources(list) {
 			q, at := list[n], path.Key(string(n))
 			errs = append(errs, name(n, at)...)
 			errs = append(errs, validateQuantity(n, q, at)...)
 			compute = compute || n == corev1.ResourceCPU || n == corev1.ResourceMemory
+			beside(n, q)
 			if isHugePage(n) {
 				huge = true
 				errs = append(errs, validateHugePages(n, q, at)...)
 			}
 		}
 	}
-	check(r.Limits, limits)
-	check(r.Requests, requests)
-	for _, n := range sortedResources(r.Requests) {
-		request := r.Requests[n]
+	check(r.Limits, limits, func(corev1.ResourceName, resource.Quantity) {})
+	check(r.Requests, requests, func(n corev1.ResourceName, request resource.Quantity) {
 		limit, limited := r.Limits[n]
 		switch {
 		case limited && !mayOvercommit(n) && request.Cmp(limit) != 0:
@@ -134,7 +133,7 @@ func validateResources(r *corev1.ResourceRequirements, claims sets.Set[string], 
 		case !limited && !mayOvercommit(n):
 			errs = append(errs, field.Required(limits, "Limit must be set for non overcommitable resources"))
 		}
-	}
+	})
 	if huge && !compute {
 		errs = append(errs, field.Forbidden(path, "HugePages require cpu or memory"))
 	}

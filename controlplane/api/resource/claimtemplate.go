@@ -11,6 +11,7 @@ import (
 
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/columns"
+	"clusterctl/controlplane/api/core"
 )
 
 func claimTemplate(g *gate) api.Definition[*resourcev1.ResourceClaimTemplate] {
@@ -38,5 +39,5 @@ func claimTemplate(g *gate) api.Definition[*resourcev1.ResourceClaimTemplate] {
 
 func validateTemplate(s *resourcev1.ResourceClaimTemplateSpec) field.ErrorList {
 	path := field.NewPath("spec")
-	return append(checkTemplateMeta(s.ObjectMeta, path.Child("metadata")), validateClaim(&s.Spec, path.Child("spec"))...)
+	return append(core.ValidateTemplateMeta(s.ObjectMeta, path.Child("metadata")), validateClaim(&s.Spec, path.Child("spec"))...)
 }

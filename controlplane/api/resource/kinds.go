@@ -1,13 +1,9 @@
 package resource
 
 import (
-	"reflect"
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	unversioned "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -82,21 +78,6 @@ func checkPool(name string, path *field.Path) field.ErrorList {
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		errs = append(errs, dnsSubdomain(part, path)...)
-	}
-	return errs
-}
-
-// checkTemplateMeta checks the metadata that objects made from a template get:
-// labels and annotations, nothing else.
-func checkTemplateMeta(meta metav1.ObjectMeta, path *field.Path) field.ErrorList {
-	errs := apivalidation.ValidateAnnotations(meta.Annotations, path.Child("annotations"))
-	errs = append(errs, unversioned.ValidateLabels(meta.Labels, path.Child("labels"))...)
-	meta.Annotations, meta.Labels = nil, nil
-	value := reflect.ValueOf(meta)
-	for i := range value.NumField() {
-		if name := value.Type().Field(i).Name; !value.Field(i).IsZero() {
-			errs = append(errs, field.Forbidden(path.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set"))
-		}
 	}
 	return errs
 }

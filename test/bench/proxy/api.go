@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/json"
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,17 +11,23 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/scheme"
 )
 
-const (
-	nodeName = "bench"
-	// initialEnd marks the bookmark that ends what a watch begins with.
-	initialEnd = `{"type":"BOOKMARK","object":{"kind":"%s","apiVersion":"%s","metadata":{"resourceVersion":"%d","annotations":{"k8s.io/initial-events-end":"true"}}}}` + "\n"
+const nodeName = "bench"
+
+// The encodings of objects and of watches that the proxies ask real API servers
+// for.
+var (
+	protobuf, _ = runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
+	internal    = scheme.Codecs.WithoutConversion()
 )
 
-// api serves list and watch of what a service proxy reads. Everything that is
+// api serves get and watch of what a service proxy reads. Everything that is
 // there is encoded beforehand, so that it costs the same whoever reads.
 type api struct {
 	mu        sync.Mutex
@@ -30,21 +36,21 @@ type api struct {
 }
 
 type resource struct {
-	kind, apiVersion string
-	names            []string // in order
-	objects          map[string][]byte
-	watches          map[chan []byte]struct{}
+	empty   runtime.Object // of its kind
+	names   []string       // in order
+	objects map[string][]byte
+	added   map[string][]byte // the event of a watch that begins
+	watches map[chan []byte]struct{}
 }
 
 // newAPI returns one with n services of two endpoints each, and a node.
 func newAPI(n int) (*api, error) {
 	a := &api{version: 1, resources: map[string]*resource{}}
-	for plural, kind := range map[string][2]string{
-		"services": {"Service", "v1"}, "nodes": {"Node", "v1"}, "pods": {"Pod", "v1"},
-		"endpointslices": {"EndpointSlice", "discovery.k8s.io/v1"},
-		"servicecidrs":   {"ServiceCIDR", "networking.k8s.io/v1"},
+	for plural, empty := range map[string]runtime.Object{
+		"services": &corev1.Service{}, "nodes": &corev1.Node{}, "pods": &corev1.Pod{},
+		"endpointslices": &discoveryv1.EndpointSlice{}, "servicecidrs": &networkingv1.ServiceCIDR{},
 	} {
-		a.resources[plural] = &resource{kind: kind[0], apiVersion: kind[1], objects: map[string][]byte{}, watches: map[chan []byte]struct{}{}}
+		a.resources[plural] = &resource{empty: empty, objects: map[string][]byte{}, added: map[string][]byte{}, watches: map[chan []byte]struct{}{}}
 	}
 	node := &corev1.Node{
 		TypeMeta: metav1.TypeMeta{Kind: "Node", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: nodeName, UID: nodeName},
@@ -110,21 +116,49 @@ func (a *api) put(plural, name string, object runtime.Object) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.version++
-	meta := object.(metav1.Object)
-	meta.SetResourceVersion(fmt.Sprint(a.version))
-	raw, err := json.Marshal(object)
+	object.(metav1.Object).SetResourceVersion(fmt.Sprint(a.version))
+	raw, err := encode(object)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", name, err)
+		return err
 	}
 	r := a.resources[plural]
 	if _, there := r.objects[name]; !there {
 		r.names = append(r.names, name)
 	}
 	r.objects[name] = raw
+	if r.added[name], err = event(watch.Added, raw); err != nil {
+		return err
+	}
+	modified, err := event(watch.Modified, raw)
+	if err != nil {
+		return err
+	}
 	for watch := range r.watches {
-		watch <- fmt.Appendf(nil, `{"type":"MODIFIED","object":%s}`+"\n", raw)
+		watch <- modified
 	}
 	return nil
+}
+
+func encode(object runtime.Object) ([]byte, error) {
+	kinds, _, err := scheme.Scheme.ObjectKinds(object)
+	if err != nil {
+		return nil, fmt.Errorf("find kind: %w", err)
+	}
+	raw, err := runtime.Encode(internal.EncoderForVersion(protobuf.Serializer, kinds[0].GroupVersion()), object)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", kinds[0].Kind, err)
+	}
+	return raw, nil
+}
+
+// event returns a watch's event as it is sent.
+func event(kind watch.EventType, object []byte) ([]byte, error) {
+	var frame bytes.Buffer
+	e := &metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: object}}
+	if err := protobuf.StreamSerializer.Encode(e, protobuf.StreamSerializer.Framer.NewFrameWriter(&frame)); err != nil {
+		return nil, fmt.Errorf("encode event: %w", err)
+	}
+	return frame.Bytes(), nil
 }
 
 // serve answers on a listener until that is closed.
@@ -135,7 +169,6 @@ func (a *api) serve(listener net.Listener) *http.Server {
 }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	plural, name := parts[len(parts)-1], ""
 	if _, known := a.resources[plural]; !known && len(parts) > 1 {
@@ -145,60 +178,66 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method != http.MethodGet: // events
 		w.WriteHeader(http.StatusCreated)
-		fmt.Fprint(w, `{"kind":"Event","apiVersion":"events.k8s.io/v1","metadata":{"name":"x"}}`)
 	case resource == nil || name != "" && resource.objects[name] == nil:
 		w.WriteHeader(http.StatusNotFound)
-		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
 	case name != "":
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
 		_, _ = w.Write(resource.objects[name])
-	case r.URL.Query().Get("watch") != "":
-		a.watch(w, r, resource)
-	default:
-		a.list(w, resource)
+	case r.URL.Query().Get("sendInitialEvents") == "true":
+		a.stream(w, r, resource)
+	default: // all clients of today stream what they would list
+		http.Error(w, "only watches with initial events are served", http.StatusMethodNotAllowed)
 	}
 }
 
-func (a *api) list(w http.ResponseWriter, r *resource) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	fmt.Fprintf(w, `{"kind":"%sList","apiVersion":"%s","metadata":{"resourceVersion":"%d"},"items":[`, r.kind, r.apiVersion, a.version)
-	for i, name := range r.names {
-		if i > 0 {
-			fmt.Fprint(w, ",")
-		}
-		_, _ = w.Write(r.objects[name])
-	}
-	fmt.Fprint(w, "]}")
-}
-
-func (a *api) watch(w http.ResponseWriter, request *http.Request, r *resource) {
+func (a *api) stream(w http.ResponseWriter, request *http.Request, r *resource) {
 	events := make(chan []byte, 1000)
-	var initial []byte
 	a.mu.Lock()
-	r.watches[events] = struct{}{}
-	if request.URL.Query().Get("sendInitialEvents") == "true" {
-		for _, name := range r.names {
-			initial = fmt.Appendf(initial, `{"type":"ADDED","object":%s}`+"\n", r.objects[name])
-		}
-		initial = fmt.Appendf(initial, initialEnd, r.kind, r.apiVersion, a.version)
+	initial := make([][]byte, 0, len(r.names)+1)
+	for _, name := range r.names {
+		initial = append(initial, r.added[name])
 	}
+	end, err := r.initialEnd(a.version)
+	r.watches[events] = struct{}{}
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
 		delete(r.watches, events)
 		a.mu.Unlock()
 	}()
-	_, _ = w.Write(initial)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", runtime.ContentTypeProtobuf+";stream=watch")
+	for _, e := range append(initial, end) {
+		if _, err := w.Write(e); err != nil {
+			return
+		}
+	}
 	w.(http.Flusher).Flush()
 	for {
 		select {
 		case <-request.Context().Done():
 			return
-		case event := <-events:
-			if _, err := w.Write(event); err != nil {
+		case e := <-events:
+			if _, err := w.Write(e); err != nil {
 				return
 			}
 			w.(http.Flusher).Flush()
 		}
 	}
+}
+
+// initialEnd is the bookmark that ends what a watch begins with.
+func (r *resource) initialEnd(version int) ([]byte, error) {
+	bookmark := r.empty.DeepCopyObject()
+	meta := bookmark.(metav1.Object)
+	meta.SetResourceVersion(fmt.Sprint(version))
+	meta.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	raw, err := encode(bookmark)
+	if err != nil {
+		return nil, err
+	}
+	return event(watch.Bookmark, raw)
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -44,7 +45,7 @@ kind: KubeProxyConfiguration
 mode: %s
 clusterCIDR: %s
 hostnameOverride: %s
-clientConnection: {kubeconfig: %s, contentType: application/json, acceptContentTypes: application/json}
+clientConnection: {kubeconfig: %s, contentType: application/vnd.kubernetes.protobuf}
 conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 `, mode, podCIDR, nodeName, kubeconfig),
 		} {
@@ -58,7 +59,8 @@ conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 
 // serve is our service proxy, as the node agent runs it.
 func serve(ctx context.Context, mode, server string) error {
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: server, QPS: 100, Burst: 200})
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: server, QPS: -1,
+		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeProtobuf, AcceptContentTypes: runtime.ContentTypeProtobuf}})
 	if err != nil {
 		return fmt.Errorf("make API client: %w", err)
 	}

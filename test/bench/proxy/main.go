@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +19,7 @@ func main() {
 	kubeProxy := flag.String("kube-proxy", "", "stock kube-proxy; empty: ours only")
 	sizes := flag.String("services", "1000,5000,10000", "numbers of services")
 	changes := flag.Int("changes", 20, "changes of an endpoint, of each proxy and size")
+	only := flag.String("only", "", "regular expression of the names of the proxies to measure; empty: all")
 	mode := flag.String("serve", "", "be our service proxy in that mode (this program runs itself)")
 	server := flag.String("server", "", "with -serve: URL of the API server")
 	flag.Parse()
@@ -26,7 +29,7 @@ func main() {
 	if *mode != "" {
 		err = serve(ctx, *mode, *server)
 	} else {
-		err = run(ctx, *kubeProxy, *sizes, *changes)
+		err = run(ctx, *kubeProxy, *sizes, *changes, *only)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-proxy:", err)
@@ -34,11 +37,16 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, kubeProxy, sizes string, changes int) error {
+func run(ctx context.Context, kubeProxy, sizes string, changes int, only string) error {
+	chosen, err := regexp.Compile(only)
+	if err != nil {
+		return fmt.Errorf("read -only: %w", err)
+	}
 	contestants := []contestant{ours(hostconfig.ProxyNftables), ours(hostconfig.ProxyIptables)}
 	if kubeProxy != "" {
 		contestants = append(contestants, stock(kubeProxy, hostconfig.ProxyNftables), stock(kubeProxy, hostconfig.ProxyIptables))
 	}
+	contestants = slices.DeleteFunc(contestants, func(c contestant) bool { return !chosen.MatchString(c.name) })
 	header(os.Stdout)
 	for size := range strings.SplitSeq(sizes, ",") {
 		services, err := strconv.Atoi(size)

@@ -23,8 +23,6 @@ type jump struct {
 	rule        []string
 }
 
-var tables = []string{"nat", "filter"}
-
 var jumps = []jump{
 	{"nat", "PREROUTING", []string{"-j", chainServices}},
 	{"nat", "OUTPUT", []string{"-j", chainServices}},
@@ -35,12 +33,13 @@ var jumps = []jump{
 }
 
 // iptablesBackend is the back end that runs the programs iptables and
-// iptables-restore. It writes the chains that changed.
+// iptables-restore. It keeps no rules in memory: what the kernel has of a
+// service follows from what the service was before.
 type iptablesBackend struct {
 	iptables *iptables.IPTables
 	restore  string // the program
 	layout   layout
-	applied  map[string]ruleset // by table; a table that is not in it is to be written whole
+	known    bool // the kernel has the rules that were last asked for, and passes them
 }
 
 func newIptables(l layout) (*iptablesBackend, error) {
@@ -52,71 +51,70 @@ func newIptables(l layout) (*iptablesBackend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the program iptables: %w", err)
 	}
-	return &iptablesBackend{iptables: tables, restore: restore, layout: l, applied: map[string]ruleset{}}, nil
+	return &iptablesBackend{iptables: tables, restore: restore, layout: l}, nil
 }
 
 // apply implements backend.
 func (k *iptablesBackend) apply(all map[string][]servicePort, changes map[string]change) (changed bool, err error) {
-	if len(k.applied) == len(tables) && len(changes) == 0 {
-		missing, err := k.hook()
-		return missing, err
-	}
-	var ports []servicePort
-	for _, service := range slices.Sorted(maps.Keys(all)) {
-		ports = append(ports, all[service]...)
-	}
-	nat, filter := render(ports, k.layout, k.iptables.HasRandomFully())
-	// First nat: a service that has endpoints again is led to them before it
-	// is no longer rejected, and what is led is not rejected.
-	for _, table := range []struct {
-		name  string
-		rules ruleset
-	}{{"nat", nat}, {"filter", filter}} {
-		done, err := k.write(table.name, table.rules)
-		if err != nil {
-			return changed, err
-		}
-		changed = changed || done
-	}
-	// Last: chains have to exist before something can jump to them.
-	_, err = k.hook()
-	return changed, err
-}
-
-// write gives the kernel a table's rules: only the chains that changed, in
-// one step. It reports whether there was anything to change.
-func (k *iptablesBackend) write(table string, want ruleset) (changed bool, err error) {
-	old, known := k.applied[table]
-	if !known {
-		if old, err = k.existing(table); err != nil {
-			return false, err
-		}
-	}
-	input := difference(table, old, want, !known)
-	if input == nil {
+	whole := !k.known
+	if !whole && len(changes) == 0 {
 		return false, nil
 	}
-	delete(k.applied, table) // until it is certain
+	k.known = false // until it is certain
+	r := newRenderer(k.layout, k.iptables.HasRandomFully())
+	var old, want rules
+	if whole {
+		want = r.render(portsIn(all))
+		if old, err = k.existing(); err != nil {
+			return false, err
+		}
+	} else {
+		old, want = r.partial(all, changes)
+	}
+	if changed, err = k.write(old, want, whole); err != nil {
+		return false, err
+	}
+	if whole {
+		// Last: chains have to exist before something can jump to them.
+		if _, err := k.hook(); err != nil {
+			return changed, err
+		}
+	}
+	k.known = true
+	return changed, nil
+}
+
+// write gives the kernel the chains that differ, in one run of iptables-restore.
+// It reports whether there was anything to change.
+func (k *iptablesBackend) write(old, want rules, whole bool) (changed bool, err error) {
+	// First nat: a service that has endpoints again is led to them before it is
+	// no longer rejected, and what is led is not rejected.
+	input := difference("nat", old.nat, want.nat, whole)
+	input = append(input, difference("filter", old.filter, want.filter, whole)...)
+	if len(input) == 0 {
+		return false, nil
+	}
 	command := exec.Command(k.restore, "--noflush", fmt.Sprintf("--wait=%d", lockSeconds))
 	command.Stdin = bytes.NewReader(input)
 	if output, err := command.CombinedOutput(); err != nil {
 		return false, fmt.Errorf("%s: %w: %s", k.restore, err, firstLines(string(output), 3))
 	}
-	k.applied[table] = want
 	return true, nil
 }
 
-// existing returns the chains of ours in a table, with nothing in them, so
-// that those of an earlier run are emptied or removed.
-func (k *iptablesBackend) existing(table string) (ruleset, error) {
-	chains, err := k.iptables.ListChains(table)
-	if err != nil {
-		return nil, fmt.Errorf("list chains of table %s: %w", table, err)
-	}
-	found := ruleset{}
-	for _, chain := range chains {
-		if own(chain) {
-			found[chain] = nil
+// existing returns the chains of ours that the kernel has, with nothing in
+// them, so that those of an earlier run are emptied or removed.
+func (k *iptablesBackend) existing() (rules, error) {
+	found := rules{nat: ruleset{}, filter: ruleset{}}
+	for table, into := range map[string]ruleset{"nat": found.nat, "filter": found.filter} {
+		chains, err := k.iptables.ListChains(table)
+		if err != nil {
+			return rules{}, fmt.Errorf("list chains of table %s: %w", table, err)
+		}
+		for _, chain := range chains {
+			if own(chain) {
+				into[chain] = nil
+			}
 		}
 	}
 	return found, nil
@@ -208,7 +206,7 @@ func (k *iptablesBackend) intact() (bool, error) {
 }
 
 // forget implements backend.
-func (k *iptablesBackend) forget() { clear(k.applied) }
+func (k *iptablesBackend) forget() { k.known = false }
 
 // remove implements backend.
 func (k *iptablesBackend) remove() error {
@@ -223,15 +221,21 @@ func (k *iptablesBackend) remove() error {
 			errs = append(errs, fmt.Errorf("remove jump from %s: %w", j.from, err))
 		}
 	}
-	for _, table := range tables {
-		k.forget()
-		want := ruleset{}
-		if exists, err := k.iptables.ChainExists("filter", network.ChainForward); table == "filter" && err == nil && exists {
-			want.declare(chainReject) // still passed by the pod network's rules
+	k.forget()
+	old, err := k.existing()
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	want := rules{nat: ruleset{}, filter: ruleset{}}
+	if _, exists := old.filter[chainReject]; exists {
+		// The pod network's rules may still pass it.
+		exists, err := k.iptables.ChainExists("filter", network.ChainForward)
+		if err == nil && exists {
+			want.filter.declare(chainReject)
 		}
-		if _, err := k.write(table, want); err != nil {
-			errs = append(errs, err)
-		}
+	}
+	if _, err := k.write(old, want, true); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

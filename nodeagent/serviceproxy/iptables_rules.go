@@ -4,7 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,44 +50,109 @@ func (r ruleset) declare(chains ...string) {
 	}
 }
 
-// renderer turns ports into rules.
+// rules are those of all tables.
+type rules struct{ nat, filter ruleset }
+
+// shared are the chains that many services have rules in; every other chain is
+// of one service, or has the same rules whatever services there are.
+var shared = []string{chainServices, chainNodePorts, chainReject}
+
+// renderer turns ports into rules. It may be used again and again.
 type renderer struct {
 	layout      layout
 	clusterCIDR string // of all pods
 	randomFully bool   // iptables knows --random-fully
+
+	sharedOnly  bool // leave out what is in no shared chain
 	nat, filter ruleset
 	fanned      map[string]bool // chains that lead to endpoints already
 }
 
-// render returns the rules of both tables for the ports.
-func render(ports []servicePort, l layout, randomFully bool) (nat, filter ruleset) {
-	r := renderer{layout: l, clusterCIDR: l.pods.String(), randomFully: randomFully, nat: ruleset{}, filter: ruleset{}, fanned: map[string]bool{}}
+func newRenderer(l layout, randomFully bool) *renderer {
+	return &renderer{layout: l, clusterCIDR: l.pods.String(), randomFully: randomFully}
+}
+
+// portsIn yields the ports of services in the order of the services' names.
+func portsIn(all map[string][]servicePort) iter.Seq[*servicePort] {
+	return func(yield func(*servicePort) bool) {
+		for _, service := range slices.Sorted(maps.Keys(all)) {
+			for i := range all[service] {
+				if !yield(&all[service][i]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// render returns the rules for ports.
+func (r *renderer) render(ports iter.Seq[*servicePort]) rules {
+	r.nat, r.filter, r.fanned = ruleset{}, ruleset{}, map[string]bool{}
 	r.nat.declare(chainServices, chainNodePorts)
 	r.filter.declare(chainReject)
 	r.masquerading()
-	for i := range ports {
-		r.port(&ports[i])
+	for p := range ports {
+		r.port(p)
 	}
 	// After all addresses: packets to this node itself. Its loopback
 	// addresses lead nowhere else.
-	if len(l.nodeNets) == 0 {
-		r.nat.add(chainServices, "-m addrtype --dst-type LOCAL ! -d %s -j %s", l.loopback(), chainNodePorts)
+	if len(r.layout.nodeNets) == 0 {
+		r.add(chainServices, "-m addrtype --dst-type LOCAL ! -d %s -j %s", r.layout.loopback(), chainNodePorts)
 	}
-	for _, network := range l.nodeNets {
-		r.nat.add(chainServices, "-m addrtype --dst-type LOCAL -d %s -j %s", network, chainNodePorts)
+	for _, network := range r.layout.nodeNets {
+		r.add(chainServices, "-m addrtype --dst-type LOCAL -d %s -j %s", network, chainNodePorts)
 	}
-	return r.nat, r.filter
+	return rules{r.nat, r.filter}
+}
+
+// partial returns the rules before and after changes, of the chains alone that
+// may differ by them; all is what the services ask for now.
+func (r *renderer) partial(all map[string][]servicePort, changes map[string]change) (old, want rules) {
+	before, after := make(map[string][]servicePort, len(changes)), make(map[string][]servicePort, len(changes))
+	for name, c := range changes {
+		before[name], after[name] = c.old, c.new
+	}
+	old, want = r.render(portsIn(before)), r.render(portsIn(after))
+	type pair struct {
+		old, want ruleset
+		every     func(rules) ruleset
+		chain     string
+	}
+	nat, filter := func(all rules) ruleset { return all.nat }, func(all rules) ruleset { return all.filter }
+	pairs := slices.DeleteFunc([]pair{
+		{old.nat, want.nat, nat, chainServices},
+		{old.nat, want.nat, nat, chainNodePorts},
+		{old.filter, want.filter, filter, chainReject},
+	}, func(p pair) bool { return slices.Equal(p.old[p.chain], p.want[p.chain]) })
+	if len(pairs) == 0 {
+		return old, want
+	}
+	r.sharedOnly = true
+	every := r.render(portsIn(all))
+	r.sharedOnly = false
+	for _, p := range pairs {
+		delete(p.old, p.chain)
+		p.want[p.chain] = p.every(every)[p.chain]
+	}
+	return old, want
+}
+
+// add adds a rule of table nat.
+func (r *renderer) add(chain, format string, args ...any) {
+	if !r.sharedOnly || slices.Contains(shared, chain) {
+		r.nat.add(chain, format, args...)
+	}
 }
 
 func (r *renderer) masquerading() {
-	r.nat.add(chainMark, "-j MARK --or-mark %s", mark)
-	r.nat.add(chainPostrouting, "-m mark ! --mark %s/%s -j RETURN", mark, mark)
+	r.add(chainMark, "-j MARK --or-mark %s", mark)
+	r.add(chainPostrouting, "-m mark ! --mark %s/%s -j RETURN", mark, mark)
 	// Cleared, lest it is masqueraded again on its way.
-	r.nat.add(chainPostrouting, "-j MARK --xor-mark %s", mark)
+	r.add(chainPostrouting, "-j MARK --xor-mark %s", mark)
 	if r.randomFully {
-		r.nat.add(chainPostrouting, "-j MASQUERADE --random-fully")
+		r.add(chainPostrouting, "-j MASQUERADE --random-fully")
 	} else {
-		r.nat.add(chainPostrouting, "-j MASQUERADE")
+		r.add(chainPostrouting, "-j MASQUERADE")
 	}
 }
 
@@ -99,8 +167,8 @@ func (r *renderer) port(p *servicePort) {
 	} else {
 		// Answers to what does not come from a pod have to come back through
 		// here.
-		r.nat.add(inner.chain, "%s ! -s %s -j %s", to(p, p.clusterIP), r.clusterCIDR, chainMark)
-		r.nat.add(chainServices, "%s -j %s", to(p, p.clusterIP), r.reach(p, inner))
+		r.add(inner.chain, "%s ! -s %s -j %s", to(p, p.clusterIP), r.clusterCIDR, chainMark)
+		r.add(chainServices, "%s -j %s", to(p, p.clusterIP), r.reach(p, inner))
 	}
 	if p.nodePort == 0 && len(p.externalIPs) == 0 && len(p.balancerIPs) == 0 {
 		return
@@ -157,18 +225,18 @@ func (r *renderer) outer(p *servicePort, id string) path {
 		return anywhere
 	}
 	if !p.externalLocal {
-		r.nat.add(outer.chain, "-j %s", chainMark)
-		r.nat.add(outer.chain, "-j %s", r.reach(p, anywhere))
+		r.add(outer.chain, "-j %s", chainMark)
+		r.add(outer.chain, "-j %s", r.reach(p, anywhere))
 		return outer
 	}
 	// Pods and the node itself are inside already: they may reach every
 	// endpoint at the outer addresses too.
-	r.nat.add(outer.chain, "-s %s -j %s", r.clusterCIDR, r.reach(p, anywhere))
-	r.nat.add(outer.chain, "-m addrtype --src-type LOCAL -j %s", chainMark)
-	r.nat.add(outer.chain, "-m addrtype --src-type LOCAL -j %s", anywhere.chain)
+	r.add(outer.chain, "-s %s -j %s", r.clusterCIDR, r.reach(p, anywhere))
+	r.add(outer.chain, "-m addrtype --src-type LOCAL -j %s", chainMark)
+	r.add(outer.chain, "-m addrtype --src-type LOCAL -j %s", anywhere.chain)
 	here := local(p, id)
 	if here.chain != "" {
-		r.nat.add(outer.chain, "-j %s", r.reach(p, here))
+		r.add(outer.chain, "-j %s", r.reach(p, here))
 	}
 	outer.verdict = here.verdict
 	return outer
@@ -181,7 +249,7 @@ func (r *renderer) guard(p *servicePort, id string, way path) path {
 	}
 	guarded := path{chain: prefixSource + id, verdict: "DROP"}
 	for _, prefix := range p.sourceRanges {
-		r.nat.add(guarded.chain, "-s %s -j %s", prefix, way.chain)
+		r.add(guarded.chain, "-s %s -j %s", prefix, way.chain)
 	}
 	return guarded
 }
@@ -190,7 +258,7 @@ func (r *renderer) guard(p *servicePort, id string, way path) path {
 // disposes of those that it led nowhere: they still match in table filter.
 func (r *renderer) lead(from, match, unled string, way path) {
 	if way.chain != "" {
-		r.nat.add(from, "%s -j %s", match, way.chain)
+		r.add(from, "%s -j %s", match, way.chain)
 	}
 	if way.verdict != "" {
 		r.filter.add(chainReject, "%s -j %s", unled, way.verdict)
@@ -200,7 +268,7 @@ func (r *renderer) lead(from, match, unled string, way path) {
 // reach returns the path's chain, having made sure that it leads to the
 // path's endpoints.
 func (r *renderer) reach(p *servicePort, way path) string {
-	if !r.fanned[way.chain] {
+	if !r.fanned[way.chain] && !r.sharedOnly {
 		r.fanned[way.chain] = true
 		r.fan(p, way.chain, way.endpoints)
 	}
@@ -212,16 +280,16 @@ func (r *renderer) fan(p *servicePort, chain string, endpoints []netip.AddrPort)
 	if p.affinity > 0 {
 		for _, endpoint := range endpoints {
 			target := targetChain(p, endpoint)
-			r.nat.add(chain, "-m recent --name %s --rcheck --seconds %d --reap -j %s",
+			r.add(chain, "-m recent --name %s --rcheck --seconds %d --reap -j %s",
 				target, int(p.affinity.Seconds()), target)
 		}
 	}
 	for i, endpoint := range endpoints {
 		target := targetChain(p, endpoint)
 		if left := len(endpoints) - i; left > 1 {
-			r.nat.add(chain, "-m statistic --mode random --probability %s -j %s", probability(left), target)
+			r.add(chain, "-m statistic --mode random --probability %s -j %s", probability(left), target)
 		} else {
-			r.nat.add(chain, "-j %s", target)
+			r.add(chain, "-j %s", target)
 		}
 		r.target(p, target, endpoint)
 	}
@@ -233,12 +301,12 @@ func (r *renderer) target(p *servicePort, chain string, endpoint netip.AddrPort)
 		return
 	}
 	// An endpoint that reaches itself would answer itself directly.
-	r.nat.add(chain, "-s %s -j %s", host(endpoint.Addr()), chainMark)
+	r.add(chain, "-s %s -j %s", host(endpoint.Addr()), chainMark)
 	remember := ""
 	if p.affinity > 0 {
 		remember = " -m recent --name " + chain + " --set"
 	}
-	r.nat.add(chain, "%s%s -j DNAT --to-destination %s", protocolMatch(p), remember, endpoint)
+	r.add(chain, "%s%s -j DNAT --to-destination %s", protocolMatch(p), remember, endpoint)
 }
 
 // to matches packets to a port of a service at one of its addresses.

@@ -267,8 +267,8 @@ func TestRules(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			ports := buildModel([]*corev1.Service{service(test.edits...)}, []*discoveryv1.EndpointSlice{test.slice}, here)
-			nat, filter := render(ports, testLayout, true)
-			got := string(difference("nat", nil, nat, true)) + string(difference("filter", nil, filter, true))
+			all := newRenderer(testLayout, true).render(portsIn(byName(ports)))
+			got := string(difference("nat", nil, all.nat, true)) + string(difference("filter", nil, all.filter, true))
 			golden := filepath.Join("testdata", test.name+".golden")
 			if *updateGolden {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -282,7 +282,7 @@ func TestRules(t *testing.T) {
 			if diff := cmp.Diff(string(want), got); diff != "" {
 				t.Error(diff)
 			}
-			for chain := range nat {
+			for chain := range all.nat {
 				if len(chain) > 28 {
 					t.Errorf("chain name %s is longer than the kernel takes", chain)
 				}

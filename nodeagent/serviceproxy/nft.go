@@ -17,8 +17,9 @@ const (
 	// perMessage is how many elements go into one message, which holds 64 KiB
 	// of them at most.
 	perMessage = 300
-	// perTransaction is how many services are written at once.
-	perTransaction = 2500
+	// perTransaction is how many services are written at once. Each
+	// transaction waits until no packet is under way with the rules before.
+	perTransaction = 20000
 	// socketBuffer has room for a transaction and for what it is answered.
 	socketBuffer = 32 << 20
 )

@@ -66,7 +66,7 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	defer stop()
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+	if !cache.WaitFor(ctx, "", synced...) {
 		return nil
 	}
 	defer proxy.health.close()
@@ -102,7 +102,7 @@ func layoutsOf(agent hostconfig.NodeAgent) ([]layout, error) {
 }
 
 // watch marks what changes and may matter.
-func watch(config Config, dirt *dirt) (synced []cache.InformerSynced, stop func(), err error) {
+func watch(config Config, dirt *dirt) (synced []cache.DoneChecker, stop func(), err error) {
 	services := func(object any) []string {
 		if s, ok := object.(*corev1.Service); ok {
 			return []string{s.Namespace + "/" + s.Name}
@@ -150,7 +150,7 @@ func watch(config Config, dirt *dirt) (synced []cache.InformerSynced, stop func(
 			return nil, nil, fmt.Errorf("watch services: %w", err)
 		}
 		undo = append(undo, func() { _ = source.informer.RemoveEventHandler(registration) })
-		synced = append(synced, registration.HasSynced)
+		synced = append(synced, registration.HasSyncedChecker())
 	}
 	return synced, stop, nil
 }

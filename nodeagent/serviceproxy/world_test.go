@@ -69,7 +69,7 @@ func newWorld(t *testing.T, mode string) *world {
 				t.Skipf("cannot set sysctl: %v", err)
 			}
 		}
-		w.backend = w.newBackend(mode)
+		w.backend = w.newBackend(mode, testLayout)
 		// Services' addresses have to be routed somewhere to be rewritten.
 		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("192.0.2.2")})
 	}))
@@ -171,13 +171,27 @@ func (w *world) serve(pod int) {
 // ask connects from a namespace and returns what the pod answered: its number
 // and our address.
 func (w *world) ask(ns netns.NsHandle, to string) (pod, source string, err error) {
+	return w.askFor(30*time.Second, ns, to)
+}
+
+// silence returns nil if nobody answers at all.
+func (w *world) silence(ns netns.NsHandle, to string) error {
+	pod, _, err := w.askFor(2*time.Second, ns, to)
+	var netErr net.Error
+	if errors.As(err, &netErr) && netErr.Timeout() {
+		return nil
+	}
+	return fmt.Errorf("got %q, %v, want silence", pod, err)
+}
+
+func (w *world) askFor(patience time.Duration, ns netns.NsHandle, to string) (pod, source string, err error) {
 	err = netnstest.Within(ns, func() error {
-		conn, err := net.DialTimeout("tcp", to, 2*time.Second)
+		conn, err := net.DialTimeout("tcp", to, patience)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(time.Second))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		buffer := make([]byte, 100)
 		n, err := conn.Read(buffer)
 		pod, source, _ = strings.Cut(string(buffer[:n]), " ")
@@ -187,15 +201,15 @@ func (w *world) ask(ns netns.NsHandle, to string) (pod, source string, err error
 }
 
 // newBackend returns a back end that knows nothing yet.
-func (w *world) newBackend(mode string) backend {
+func (w *world) newBackend(mode string, l layout) backend {
 	if mode == hostconfig.ProxyNftables {
-		b := newNftables(testLayout)
+		b := newNftables(l)
 		if err := b.probe(); err != nil {
 			w.t.Skipf("no nftables here: %v", err)
 		}
 		return b
 	}
-	b, err := newIptables(testLayout)
+	b, err := newIptables(l)
 	if err != nil {
 		w.t.Skip(err)
 	}
@@ -230,8 +244,3 @@ func (w *world) applyAll(all map[string][]servicePort) (changed bool) {
 }
 
 func refused(err error) bool { return err != nil && strings.Contains(err.Error(), "refused") }
-
-func timedOut(err error) bool {
-	var netErr net.Error
-	return errors.As(err, &netErr) && netErr.Timeout()
-}

@@ -19,12 +19,13 @@ import (
 // A dead leader's lease is out two seconds after its last renewal, and those
 // who wait for it watch it, so they know to the moment when that is: work goes
 // on within two seconds and the time that it takes to start. A leader may miss
-// three renewals in a row, and has to stop 0.4 s before another may start; a
-// shorter lease would be lost on a busy host for no reason. Every candidate
-// times the lease by its own clock, so skew between hosts does not matter.
+// three renewals in a row, and has to stop 0.4 s before another may start. Where
+// renewals are slow the lease is longer: see pace. Every candidate times the
+// lease by its own clock, so skew between hosts does not matter.
 const (
-	leaseDuration  = 2 * time.Second
-	renewDeadline  = 1200 * time.Millisecond
+	shortestLease  = 2 * time.Second
+	longestLease   = 8 * time.Second
+	stopBefore     = 400 * time.Millisecond
 	retryPeriod    = 400 * time.Millisecond
 	releaseTimeout = time.Second
 )
@@ -48,12 +49,13 @@ type Options struct {
 func Run(ctx context.Context, client kubernetes.Interface, options Options, run func(ctx context.Context) error) error {
 	logger := options.Logger.With("election", options.Name)
 	wait := &waiting{client: client.CoordinationV1().Leases(options.Namespace), name: options.Name, logger: logger}
+	renewals := &pace{}
 	for wait.vacant(ctx) {
 		lock := &bid{LeaseLock: &resourcelock.LeaseLock{
 			LeaseMeta:  metav1.ObjectMeta{Name: options.Name, Namespace: options.Namespace},
 			Client:     client.CoordinationV1(),
 			LockConfig: resourcelock.ResourceLockConfig{Identity: options.Identity},
-		}, out: wait.last}
+		}, out: wait.last, renewals: renewals}
 		t := &term{lock: lock, run: run, logger: logger}
 		if err := t.serve(ctx); err != nil {
 			return fmt.Errorf("lead %s: %w", options.Name, err)
@@ -82,6 +84,7 @@ func (t *term) serve(ctx context.Context) error {
 	hold, drop := context.WithCancel(context.WithoutCancel(ctx))
 	defer drop()
 	t.lock.lost = drop
+	defer t.lock.end()
 	stopWatching := context.AfterFunc(ctx, func() {
 		if t.closeForStart() == nil {
 			drop()
@@ -91,8 +94,8 @@ func (t *term) serve(ctx context.Context) error {
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock:          t.lock,
 		Name:          t.lock.Describe(),
-		LeaseDuration: leaseDuration,
-		RenewDeadline: renewDeadline,
+		LeaseDuration: longestLease,
+		RenewDeadline: longestLease - stopBefore, // the lock ends the term sooner
 		RetryPeriod:   retryPeriod,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(held context.Context) {

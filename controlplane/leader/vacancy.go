@@ -2,7 +2,6 @@ package leader
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -108,52 +107,4 @@ func pause(ctx context.Context) {
 	case <-ctx.Done():
 	case <-time.After(retryPeriod/4 + rand.N(retryPeriod/4)):
 	}
-}
-
-// bid is the lock of one attempt at a lease that was found vacant. An elector
-// that has just been made knows nothing of the lease and would watch it for the
-// whole of its duration before taking it; a bid tells it that nobody holds the
-// lease, if the API server says of it what was seen last. Somebody else's write
-// in between is a conflict. The attempt ends, by lost, when it fails.
-type bid struct {
-	*resourcelock.LeaseLock
-	out  *resourcelock.LeaderElectionRecord // that is vacant; nil: there was no lease
-	won  bool
-	lost func()
-}
-
-var errOutbid = errors.New("the lease is held again")
-
-func (b *bid) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	record, raw, err := b.LeaseLock.Get(ctx)
-	switch {
-	case b.won || apierrors.IsNotFound(err):
-		return record, raw, err
-	case err != nil:
-	case b.out != nil && equality.Semantic.DeepEqual(record, b.out):
-		free := *record
-		free.HolderIdentity = ""
-		return &free, raw, nil
-	default:
-		err = errOutbid
-	}
-	b.lost()
-	return nil, nil, err
-}
-
-func (b *bid) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	return b.settle(b.LeaseLock.Create(ctx, record))
-}
-
-func (b *bid) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	return b.settle(b.LeaseLock.Update(ctx, record))
-}
-
-func (b *bid) settle(err error) error {
-	if err == nil {
-		b.won = true
-	} else if !b.won {
-		b.lost()
-	}
-	return err
 }

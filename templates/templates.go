@@ -54,10 +54,22 @@ type CoreDNS struct {
 	Domain   string   // cluster.local
 	Address  string   // the service's
 	Upstream []string // nameservers for every other name; none: they are not resolved
+	Stubs    []Stub   // domains that other nameservers know
+}
+
+// Stub is a domain of others.
+type Stub struct {
+	Domain  string
+	Servers []string // addresses, maybe with a port
 }
 
 // CoreDNSManifests renders the DNS add-on as YAML documents.
-func CoreDNSManifests(dns CoreDNS) ([]byte, error) { return execute("coredns.yaml", dns) }
+func CoreDNSManifests(dns CoreDNS) ([]byte, error) {
+	return execute("coredns.yaml", struct {
+		CoreDNS
+		NodesPerReplica, CoresPerReplica string
+	}{dns, hostconfig.AnnotationNodesPerReplica, hostconfig.AnnotationCoresPerReplica})
+}
 
 // StorageManifests renders the default StorageClass as a YAML document.
 func StorageManifests() ([]byte, error) {

@@ -7,8 +7,11 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
@@ -71,13 +74,14 @@ func TestContainerd(t *testing.T) {
 
 // The manifests have to be what the API's own types understand, key by key.
 func TestCoreDNSManifests(t *testing.T) {
-	raw, err := CoreDNSManifests(CoreDNS{Image: "clusterctl.dev/coredns:v1", Domain: "corp.local", Address: "10.96.0.10", Upstream: []string{"192.0.2.1", "192.0.2.2"}})
+	raw, err := CoreDNSManifests(CoreDNS{Image: "clusterctl.dev/coredns:v1", Domain: "corp.local", Address: "10.96.0.10", Upstream: []string{"192.0.2.1", "192.0.2.2"},
+		Stubs: []Stub{{Domain: "corp.example", Servers: []string{"192.0.2.3", "[2001:db8::3]:5353"}}, {Domain: "lab.example", Servers: []string{"192.0.2.4"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	objects := []runtime.Object{
 		&corev1.ServiceAccount{}, &rbacv1.ClusterRole{}, &rbacv1.ClusterRoleBinding{}, &corev1.ConfigMap{},
-		&appsv1.Deployment{}, &corev1.Service{},
+		&appsv1.Deployment{}, &policyv1.PodDisruptionBudget{}, &corev1.Service{},
 	}
 	documents := bytes.Split(raw, []byte("\n---\n"))
 	if len(documents) != len(objects) {
@@ -89,7 +93,8 @@ func TestCoreDNSManifests(t *testing.T) {
 		}
 	}
 	corefile := objects[3].(*corev1.ConfigMap).Data["Corefile"]
-	for _, want := range []string{"kubernetes corp.local in-addr.arpa", "forward . 192.0.2.1 192.0.2.2 {"} {
+	for _, want := range []string{"kubernetes corp.local in-addr.arpa", "forward . 192.0.2.1 192.0.2.2 {",
+		"corp.example:53 {", "forward . 192.0.2.3 [2001:db8::3]:5353 {", "lab.example:53 {", "forward . 192.0.2.4 {"} {
 		if !strings.Contains(corefile, want) {
 			t.Errorf("Corefile lacks %q:\n%s", want, corefile)
 		}
@@ -98,10 +103,17 @@ func TestCoreDNSManifests(t *testing.T) {
 	if CoreDNSDeployment != deployment.Namespace+"/"+deployment.Name {
 		t.Errorf("the Deployment is %s/%s", deployment.Namespace, deployment.Name)
 	}
+	if deployment.Spec.Replicas != nil {
+		t.Error("the manifest sets replicas, which the control plane does")
+	}
+	budget := objects[5].(*policyv1.PodDisruptionBudget).Spec.Selector
+	if selector, err := metav1.LabelSelectorAsSelector(budget); err != nil || !selector.Matches(labels.Set(deployment.Spec.Template.Labels)) {
+		t.Errorf("the budget is not of the Deployment's pods: %v, %v", selector, err)
+	}
 	if image := deployment.Spec.Template.Spec.Containers[0].Image; image != "clusterctl.dev/coredns:v1" {
 		t.Errorf("image %s", image)
 	}
-	if ip := objects[5].(*corev1.Service).Spec.ClusterIP; ip != "10.96.0.10" {
+	if ip := objects[6].(*corev1.Service).Spec.ClusterIP; ip != "10.96.0.10" {
 		t.Errorf("cluster IP %s", ip)
 	}
 	raw, err = CoreDNSManifests(CoreDNS{Image: "i", Domain: "d", Address: "a"})

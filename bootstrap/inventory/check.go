@@ -56,11 +56,7 @@ func (c *checker) checkCluster(inv *Inventory) {
 	if topology := cluster.Etcd.Topology; topology != Stacked && topology != External {
 		c.faultAt("cluster.etcd.topology", suggestion(topology, []string{Stacked, External}), "unknown etcd topology %q", topology)
 	}
-	for i, address := range cluster.DNS.Upstream {
-		if _, err := netip.ParseAddr(address); err != nil {
-			c.faultAt(fmt.Sprintf("cluster.dns.upstream[%d]", i), "write one like 192.0.2.53", "nameserver %q is no IP address", address)
-		}
-	}
+	c.checkDNS(cluster)
 	c.checkEndpoint(cluster.Endpoint)
 	c.checkNodePorts(cluster.NodePortRange)
 	c.checkNetworks(inv)

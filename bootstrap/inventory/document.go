@@ -137,8 +137,18 @@ type OIDC struct {
 
 // DNS says how the cluster's DNS server resolves names that are not its own.
 type DNS struct {
-	// Addresses of the nameservers it asks. Default: those of the first control plane that has any.
+	// Addresses of the nameservers it asks, address or address:port, at most 15. Default: those of the first control plane that has any.
 	Upstream []string `json:"upstream,omitempty"`
+	// Domains that other nameservers know.
+	Stubs []StubDomain `json:"stubs,omitempty"`
+}
+
+// StubDomain is a domain whose names other nameservers resolve.
+type StubDomain struct {
+	// The domain, such as corp.example.org. Names below it belong to it.
+	Domain string `json:"domain"`
+	// Addresses of its nameservers, address or address:port, at most 15.
+	Servers []string `json:"servers"`
 }
 
 // Etcd says where etcd members run.

@@ -46,7 +46,7 @@ func TestExample(t *testing.T) {
 	}
 	for _, key := range []string{
 		"apiVersion", "kind", "cluster", "name", "endpoint", "version", "podCIDR", "nodeMaskSize", "serviceCIDR",
-		"domain", "nodePortRange", "etcd", "topology", "dns", "upstream", "defaults", "groups", "hosts", "roles", "ssh", "labels",
+		"domain", "nodePortRange", "etcd", "topology", "dns", "upstream", "stubs", "servers", "defaults", "groups", "hosts", "roles", "ssh", "labels",
 		"taints", "host", "user", "port", "keyFiles", "knownHosts", "hostKeyPolicy", "hostKeys", "jump", "password",
 		"sudo", "key", "value", "effect", "address", "state", "audit", "policy", "authentication", "anonymousDiscovery", "oidc",
 		"issuer", "clientID", "usernameClaim", "usernamePrefix", "groupsClaim", "groupsPrefix", "requiredClaims", "caFile",
@@ -148,6 +148,12 @@ func TestRefusals(t *testing.T) {
 		{"bad name", "apiVersion: clusterctl/v1\ncluster: {name: Demo!}\nhosts:\n" + plane, `2: cluster name "Demo!" is no DNS label; use lower-case letters, digits and -, at most 63`},
 		{"bad domain", cluster("domain: .x"), `4: domain ".x" is no DNS name; write one like cluster.local`},
 		{"nameserver", cluster("dns: {upstream: [ns.example.org]}"), `4: nameserver "ns.example.org" is no IP address; write one like 192.0.2.53`},
+		{"nameserver's port", cluster("dns: {upstream: [192.0.2.53:0]}"), `4: nameserver "192.0.2.53:0" is no IP address; write one like 192.0.2.53`},
+		{"stub domain", cluster("dns: {stubs: [{domain: Corp, servers: [192.0.2.1]}]}"), `4: domain "Corp" is no DNS name; write one like corp.example.org`},
+		{"stub domain of the cluster", cluster("dns: {stubs: [{domain: x.cluster.local, servers: [192.0.2.1]}]}"), `4: domain "x.cluster.local" is the cluster's own; choose another domain`},
+		{"stub domain twice", cluster("dns: {stubs: [{domain: a.b, servers: [192.0.2.1]}, {domain: a.b, servers: [192.0.2.2]}]}"), `4: domain "a.b" is there twice; write all its servers in one entry`},
+		{"stub domain's nameservers", cluster("dns: {stubs: [{domain: a.b}]}"), `4: stub domain "a.b" has no nameservers; add servers: with the addresses of its nameservers`},
+		{"stub domain's nameserver", cluster("dns: {stubs: [{domain: a.b, servers: [ns.a.b]}]}"), `4: nameserver "ns.a.b" is no IP address; write one like 192.0.2.53`},
 		{"pod security", cluster("podSecurity: baselin"), `4: unknown pod security standard "baselin"; did you mean baseline?`},
 		{"audit policy absent", cluster("audit: {policy: no-such-file.yaml}"), `4: stat `},
 		{"audit policy of another kind", cluster("audit: {policy: inventory_test.go}"), `4: audit policy inventory_test.go: `},

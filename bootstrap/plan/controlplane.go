@@ -125,8 +125,12 @@ func (b *builder) dns() (*hostop.Manifests, error) {
 	if !ok {
 		return nil, errors.New("the payload lacks coredns")
 	}
+	var stubs []templates.Stub
+	for _, stub := range b.inv.Cluster.DNS.Stubs {
+		stubs = append(stubs, templates.Stub{Domain: stub.Domain, Servers: stub.Servers})
+	}
 	manifests, err := templates.CoreDNSManifests(templates.CoreDNS{
-		Image: image.Image, Domain: b.cluster.Domain, Address: b.cluster.DNSAddress, Upstream: b.resolvers(),
+		Image: image.Image, Domain: b.cluster.Domain, Address: b.cluster.DNSAddress, Upstream: b.resolvers(), Stubs: stubs,
 	})
 	if err != nil {
 		return nil, err

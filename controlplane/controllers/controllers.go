@@ -41,6 +41,7 @@ import (
 	"clusterctl/controlplane/controllers/persistentvolume"
 	"clusterctl/controlplane/controllers/podgc"
 	"clusterctl/controlplane/controllers/policytypes"
+	"clusterctl/controlplane/controllers/proportional"
 	"clusterctl/controlplane/controllers/reconcile"
 	"clusterctl/controlplane/controllers/replicaset"
 	"clusterctl/controlplane/controllers/resourceclaim"
@@ -111,6 +112,7 @@ var table = []struct {
 		return legacytokens.New(env, c.PKI)
 	}},
 	{"policytypes", plain(policytypes.New)},
+	{"proportional", plain(proportional.New)},
 	{"rootca", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
 		return rootca.New(env, c.PKI.ClusterCA())
 	}},

@@ -148,7 +148,7 @@ func New(ctx context.Context, config Config) *Agent {
 		Disk: stats.ReadDisk, Warn: host{a}.Warn, Logger: config.Logger,
 	}
 	a.users = newUserRanges(a.Volumes.PodDir, a.Volumes.Pods)
-	a.probes = probes.New(ctx, a.execSync, a.Wake, a.unhealthy)
+	a.probes = probes.New(ctx, a.execSync, a.Wake, a.probed)
 	return a
 }
 
@@ -366,8 +366,8 @@ func (a *Agent) adoptOrphans(ctx context.Context) error {
 	return nil
 }
 
-func (a *Agent) unhealthy(pod *v1.Pod, c *v1.Container, kind probes.Kind, message string) {
-	a.event(pod, c.Name, v1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %s", kind, message))
+func (a *Agent) probed(pod *v1.Pod, c *v1.Container, reason, message string) {
+	a.event(pod, c.Name, v1.EventTypeWarning, reason, message)
 }
 
 // event records an event of the pod, or of one of its containers.

@@ -26,7 +26,7 @@ func (a *Agent) hook(ctx context.Context, pod *v1.Pod, c *v1.Container, h *v1.Li
 		if len(ips) > 0 {
 			target.PodIP = ips[0]
 		}
-		return probes.HTTPGet(ctx, target, h.HTTPGet, "kube-lifecycle/1.36", true)
+		return probes.HTTPGet(ctx, target, h.HTTPGet)
 	case h.Sleep != nil:
 		select {
 		case <-ctx.Done():

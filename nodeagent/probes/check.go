@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	criclient "k8s.io/cri-client/pkg"
 	utilexec "k8s.io/utils/exec"
 )
 
@@ -36,49 +37,91 @@ type Target struct {
 
 const maxBody = 10 << 10
 
-// check makes one attempt. The message says why it failed.
-func check(ctx context.Context, exec Exec, t Target, p *v1.Probe) (ok bool, message string) {
+// outcome is what an attempt says of a container.
+type outcome int
+
+const (
+	failure outcome = iota
+	success
+	warning // a success that its author should know of
+)
+
+// attempts is how often is tried what cannot be tried at all.
+const attempts = 3
+
+// check makes one attempt. The message says why it failed, or what to be warned
+// of. An error is of the attempt itself, and says nothing of the container.
+func check(ctx context.Context, exec Exec, t Target, p *v1.Probe) (is outcome, message string, err error) {
+	for range attempts {
+		if is, message, err = attempt(ctx, exec, t, p); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return is, message, err
+}
+
+func attempt(ctx context.Context, exec Exec, t Target, p *v1.Probe) (is outcome, message string, err error) {
 	timeout := seconds(p.TimeoutSeconds, 1)
+	if p.Exec != nil {
+		return checkExec(ctx, exec, t, p.Exec, timeout) // the runtime keeps the time
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var err error
+	var doubt string
+	var failed error
 	switch {
-	case p.Exec != nil:
-		err = checkExec(ctx, exec, t, p.Exec, timeout)
 	case p.HTTPGet != nil:
-		err = HTTPGet(ctx, t, p.HTTPGet, "kube-probe/1.36", false)
+		if _, err := Port(p.HTTPGet.Port, t.Container); err != nil {
+			return failure, "", err
+		}
+		doubt, failed = httpGet(ctx, t, p.HTTPGet, "kube-probe/1.36", false)
 	case p.TCPSocket != nil:
-		err = checkTCP(ctx, t, p.TCPSocket)
+		port, err := Port(p.TCPSocket.Port, t.Container)
+		if err != nil {
+			return failure, "", err
+		}
+		failed = checkTCP(ctx, t, p.TCPSocket.Host, port)
 	case p.GRPC != nil:
-		err = checkGRPC(ctx, t, p.GRPC)
+		failed = checkGRPC(ctx, t, p.GRPC)
 	default:
-		err = errors.New("the probe has no handler")
+		return failure, "", errors.New("the probe has no handler")
 	}
-	if err != nil {
-		return false, err.Error()
+	switch {
+	case failed != nil:
+		return failure, failed.Error(), nil
+	case doubt != "":
+		return warning, doubt, nil
 	}
-	return true, ""
+	return success, "", nil
 }
 
-func checkExec(ctx context.Context, exec Exec, t Target, action *v1.ExecAction, timeout time.Duration) error {
+func checkExec(ctx context.Context, exec Exec, t Target, action *v1.ExecAction, timeout time.Duration) (outcome, string, error) {
 	out, err := exec(ctx, t.ContainerID, action.Command, timeout)
 	var exit utilexec.ExitError
-	if errors.As(err, &exit) {
-		return errors.New(string(out[:min(len(out), maxBody)]))
+	switch {
+	case err == nil:
+		return success, "", nil
+	case errors.As(err, &exit):
+		return failure, string(out[:min(len(out), maxBody)]), nil
+	case errors.Is(err, criclient.ErrCommandTimedOut):
+		return failure, err.Error(), nil
 	}
-	if err != nil {
-		return fmt.Errorf("command timed out or did not run: %w", err)
-	}
-	return nil
+	return failure, "", err
 }
 
-// HTTPGet sends the request of an httpGet action. Answers from 200 to 399
-// are successes. With lenient a server that speaks no TLS is asked in plain
-// text, as lifecycle hooks are.
-func HTTPGet(ctx context.Context, t Target, action *v1.HTTPGetAction, agent string, lenient bool) error {
+// HTTPGet sends the request of an httpGet action of a lifecycle hook. Answers
+// from 200 to 399 are successes; a server that speaks no TLS is asked in plain
+// text.
+func HTTPGet(ctx context.Context, t Target, action *v1.HTTPGetAction) error {
+	_, err := httpGet(ctx, t, action, "kube-lifecycle/1.36", true)
+	return err
+}
+
+// httpGet says besides what is doubtful of a success.
+func httpGet(ctx context.Context, t Target, action *v1.HTTPGetAction, agent string, lenient bool) (doubt string, err error) {
 	port, err := Port(action.Port, t.Container)
 	if err != nil {
-		return err
+		return "", err
 	}
 	host := action.Host
 	if host == "" {
@@ -93,18 +136,18 @@ func HTTPGet(ctx context.Context, t Target, action *v1.HTTPGetAction, agent stri
 		target = &url.URL{Path: action.Path}
 	}
 	target.Scheme, target.Host = scheme, net.JoinHostPort(host, strconv.Itoa(port))
-	err = get(ctx, target, action.HTTPHeaders, agent)
+	doubt, err = get(ctx, target, action.HTTPHeaders, agent)
 	if err != nil && lenient && scheme == "https" && strings.Contains(err.Error(), "HTTP response to HTTPS client") {
 		target.Scheme = "http"
 		return get(ctx, target, action.HTTPHeaders, agent)
 	}
-	return err
+	return doubt, err
 }
 
-func get(ctx context.Context, target *url.URL, headers []v1.HTTPHeader, agent string) error {
+func get(ctx context.Context, target *url.URL, headers []v1.HTTPHeader, agent string) (doubt string, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	request.Header.Set("User-Agent", agent)
 	request.Header.Set("Accept", "*/*")
@@ -125,31 +168,32 @@ func get(ctx context.Context, target *url.URL, headers []v1.HTTPHeader, agent st
 			DialContext:        (&net.Dialer{KeepAlive: -1}).DialContext,
 		},
 		CheckRedirect: func(next *http.Request, via []*http.Request) error {
-			if next.URL.Hostname() != target.Hostname() || len(via) >= 10 {
+			if next.URL.Hostname() != target.Hostname() {
 				return http.ErrUseLastResponse
+			}
+			if len(via) >= 10 {
+				return errors.New("stopped after 10 redirects")
 			}
 			return nil
 		},
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer response.Body.Close()
 	var body bytes.Buffer
 	_, _ = io.Copy(&body, io.LimitReader(response.Body, maxBody))
-	if response.StatusCode < 200 || response.StatusCode >= 400 {
-		return fmt.Errorf("HTTP probe failed with statuscode: %d", response.StatusCode)
+	switch {
+	case response.StatusCode < 200 || response.StatusCode >= 400:
+		return "", fmt.Errorf("HTTP probe failed with statuscode: %d", response.StatusCode)
+	case response.StatusCode >= 300: // it leads elsewhere, where nobody goes
+		return "Probe terminated redirects, Response body: " + body.String(), nil
 	}
-	return nil
+	return "", nil
 }
 
-func checkTCP(ctx context.Context, t Target, action *v1.TCPSocketAction) error {
-	port, err := Port(action.Port, t.Container)
-	if err != nil {
-		return err
-	}
-	host := action.Host
+func checkTCP(ctx context.Context, t Target, host string, port int) error {
 	if host == "" {
 		host = t.PodIP
 	}

@@ -2,6 +2,7 @@ package probes
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -29,8 +30,14 @@ type Result struct {
 	Message string // of the last failure
 }
 
-// Report receives failed attempts, for the pod's events.
-type Report func(pod *v1.Pod, c *v1.Container, kind Kind, message string)
+// Reasons of the events that probes give rise to.
+const (
+	Unhealthy = "Unhealthy"
+	Warned    = "ProbeWarning"
+)
+
+// Report receives what events shall tell of attempts, with their reason.
+type Report func(pod *v1.Pod, c *v1.Container, reason, message string)
 
 // Manager runs the probes of running containers. Safe for concurrent use.
 type Manager struct {
@@ -158,16 +165,26 @@ func (m *Manager) run(ctx context.Context, w *worker, t Target, kind Kind, p *v1
 			continue
 		}
 		began := time.Now()
-		ok, message := check(ctx, m.exec, t, p)
+		is, message, err := check(ctx, m.exec, t, p)
 		if ctx.Err() != nil {
 			return
 		}
+		if err != nil { // nothing was learnt
+			m.report(t.Pod, t.Container, Unhealthy, fmt.Sprintf("%s probe errored and resulted in unknown state: %v", kind, err))
+			continue
+		}
+		ok := is != failure
 		m.count(w, t, kind, ok, time.Since(began))
+		switch is {
+		case warning:
+			m.report(t.Pod, t.Container, Warned, fmt.Sprintf("%s probe warning: %s", kind, message))
+		case failure:
+			m.report(t.Pod, t.Container, Unhealthy, fmt.Sprintf("%s probe failed: %s", kind, message))
+		}
 		if ok {
 			successes, failures = successes+1, 0
 		} else {
 			successes, failures = 0, failures+1
-			m.report(t.Pod, t.Container, kind, message)
 		}
 		switch {
 		case ok && successes >= max(p.SuccessThreshold, 1):

@@ -2,6 +2,7 @@ package probes
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,11 +20,16 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	criclient "k8s.io/cri-client/pkg"
 	utilexec "k8s.io/utils/exec"
 )
 
 func TestCheck(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if to := r.URL.Query().Get("to"); to != "" {
+			http.Redirect(w, r, to, http.StatusFound)
+			return
+		}
 		if r.URL.Path != "/ok" || r.URL.RawQuery != "a=b" || r.Host != "named" {
 			w.WriteHeader(http.StatusTeapot)
 		}
@@ -44,27 +50,44 @@ func TestCheck(t *testing.T) {
 	grpcPort := int32(listener.Addr().(*net.TCPAddr).Port)
 	sick := "sick"
 
+	tries := 0
 	exec := func(_ context.Context, _ string, command []string, _ time.Duration) ([]byte, error) {
 		if command[0] == "true" {
 			return nil, nil
 		}
-		return []byte("said no"), utilexec.CodeExitError{Code: 1, Err: net.ErrClosed}
+		switch tries++; command[0] {
+		case "false":
+			return []byte("said no"), utilexec.CodeExitError{Code: 1, Err: net.ErrClosed}
+		case "slow":
+			return nil, fmt.Errorf("%w: it was slow", criclient.ErrCommandTimedOut)
+		case "third time lucky":
+			if tries == 3 {
+				return nil, nil
+			}
+		}
+		return nil, net.ErrClosed
 	}
 	headers := []v1.HTTPHeader{{Name: "Host", Value: "named"}}
 	cases := []struct {
 		name    string
 		handler v1.ProbeHandler
-		ok      bool
+		is      outcome
 		message string
 	}{
-		{"http", v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/ok?a=b", Port: intstr.FromString("web"), HTTPHeaders: headers}}, true, ""},
-		{"http refused", v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: intstr.FromInt(port)}}, false, "HTTP probe failed with statuscode: 418"},
-		{"tcp", v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(port)}}, true, ""},
-		{"tcp unknown port", v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromString("none")}}, false, "invalid port none"},
-		{"exec", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}, true, ""},
-		{"exec fails", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"false"}}}, false, "said no"},
-		{"grpc", v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: grpcPort}}, true, ""},
-		{"grpc sick", v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: grpcPort, Service: &sick}}, false, `service unhealthy (responded with "NOT_SERVING")`},
+		{"http", v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/ok?a=b", Port: intstr.FromString("web"), HTTPHeaders: headers}}, success, ""},
+		{"http refused", v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: intstr.FromInt(port)}}, failure, "HTTP probe failed with statuscode: 418"},
+		{"http redirected here", v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/?to=" + url.QueryEscape("/teapot"), Port: intstr.FromInt(port)}}, failure, "HTTP probe failed with statuscode: 418"},
+		{"http redirected elsewhere", v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/?to=http://0.0.0.0/", Port: intstr.FromInt(port)}}, warning,
+			"Probe terminated redirects, Response body: <a href=\"http://0.0.0.0/\">Found</a>.\n\n"},
+		{"tcp", v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(port)}}, success, ""},
+		{"tcp unknown port", v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromString("none")}}, failure, "error: invalid port none"},
+		{"exec", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}, success, ""},
+		{"exec fails", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"false"}}}, failure, "said no"},
+		{"exec times out", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"slow"}}}, failure, "command timed out: it was slow"},
+		{"exec does not run", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"nothing"}}}, failure, "error: use of closed network connection"},
+		{"exec runs in the end", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"third time lucky"}}}, success, ""},
+		{"grpc", v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: grpcPort}}, success, ""},
+		{"grpc sick", v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: grpcPort, Service: &sick}}, failure, `service unhealthy (responded with "NOT_SERVING")`},
 	}
 	target := Target{
 		Pod:       &v1.Pod{},
@@ -73,9 +96,13 @@ func TestCheck(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			ok, message := check(t.Context(), exec, target, &v1.Probe{ProbeHandler: c.handler, TimeoutSeconds: 5})
-			if ok != c.ok || message != c.message {
-				t.Errorf("got %v %q, want %v %q", ok, message, c.ok, c.message)
+			tries = 0
+			is, message, err := check(t.Context(), exec, target, &v1.Probe{ProbeHandler: c.handler, TimeoutSeconds: 30})
+			if err != nil {
+				message = "error: " + err.Error()
+			}
+			if is != c.is || message != c.message {
+				t.Errorf("got %v %q, want %v %q", is, message, c.is, c.message)
 			}
 		})
 	}
@@ -91,7 +118,7 @@ func TestManagerGatesOnStartupAndReportsFailure(t *testing.T) {
 		return nil, utilexec.CodeExitError{Code: 1, Err: net.ErrClosed}
 	}
 	changed := make(chan types.UID, 10)
-	m := New(t.Context(), exec, func(uid types.UID) { changed <- uid }, func(*v1.Pod, *v1.Container, Kind, string) {})
+	m := New(t.Context(), exec, func(uid types.UID) { changed <- uid }, func(*v1.Pod, *v1.Container, string, string) {})
 	probe := func() *v1.Probe {
 		return &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{}}, PeriodSeconds: 1, FailureThreshold: 1}
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"time"
 
@@ -146,4 +147,16 @@ func (f flushing) Write(p []byte) (int, error) {
 		_ = f.control.Flush() // a failure shows at the next write
 	}
 	return n, err
+}
+
+// hostLogs serves files of the host's own logs, and nothing that links lead to
+// outside of them.
+func (s *Server) hostLogs(w http.ResponseWriter, r *http.Request) {
+	root, err := os.OpenRoot(s.LogDir)
+	if err != nil {
+		http.Error(w, fmt.Sprintf("open the host's logs: %v", err), http.StatusInternalServerError)
+		return
+	}
+	defer root.Close()
+	http.StripPrefix("/logs/", http.FileServerFS(root.FS())).ServeHTTP(w, r)
 }

@@ -50,6 +50,7 @@ type Config struct {
 	Runtime        *runtime.Runtime
 	Stats          *stats.Source
 	Volumes        Volumes
+	LogDir         string // of the host: "/var/log"
 	Logger         *slog.Logger
 	// Metrics are served by path: "/metrics", "/metrics/cadvisor", …
 	Metrics map[string]prometheus.Gatherer
@@ -109,6 +110,7 @@ func (s *Server) routes() http.Handler {
 	for path, gatherer := range s.Metrics {
 		mux.HandleFunc("GET "+path, s.metrics(path, gatherer))
 	}
+	mux.HandleFunc("GET /logs/", s.hostLogs)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	for _, verb := range []string{"exec", "attach"} {
 		mux.HandleFunc("/"+verb+"/{namespace}/{pod}/{container}", s.stream(verb))

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -142,6 +144,38 @@ func TestMetricsAreTextWhereTextIsAdded(t *testing.T) {
 		}
 		if text := strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain"); text != added {
 			t.Errorf("%s: %s", path, w.Header().Get("Content-Type"))
+		}
+	}
+}
+
+func TestHostLogsEndAtTheirDirectory(t *testing.T) {
+	host := t.TempDir()
+	for name, content := range map[string]string{"log/apt/history.log": "installed", "secret": "key"} {
+		file := filepath.Join(host, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("../secret", filepath.Join(host, "log/way-out")); err != nil {
+		t.Fatal(err)
+	}
+	routes := (&Server{Config: Config{LogDir: filepath.Join(host, "log")}}).routes()
+	for path, want := range map[string]struct {
+		code int
+		body string
+	}{
+		"/logs/":                {http.StatusOK, `<a href="apt/">apt/</a>`},
+		"/logs/apt/history.log": {http.StatusOK, "installed"},
+		"/logs/none":            {http.StatusNotFound, ""},
+		"/logs/way-out":         {http.StatusInternalServerError, ""},
+	} {
+		w := httptest.NewRecorder()
+		routes.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != want.code || !strings.Contains(w.Body.String(), want.body) || strings.Contains(w.Body.String(), "key") {
+			t.Errorf("%s: %d %q", path, w.Code, w.Body.String())
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"strconv"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type Agent struct {
 	pods, podErrors      prometheus.Counter
 	containers           *prometheus.CounterVec
 	containerErrors      *prometheus.CounterVec
+	containerEnds        *prometheus.CounterVec
 	evictions            *prometheus.CounterVec
 	requests             *prometheus.CounterVec
 	requestDurations     *prometheus.HistogramVec
@@ -81,6 +83,7 @@ func New(node string) *Agent {
 	a.podErrors = count("kubelet_started_pods_errors_total", "Cumulative number of errors when starting pods").WithLabelValues()
 	a.containers = count("kubelet_started_containers_total", "Cumulative number of containers started", "container_type")
 	a.containerErrors = count("kubelet_started_containers_errors_total", "Cumulative number of errors when starting containers", "container_type", "code")
+	a.containerEnds = count("kubelet_terminated_containers_total", "Cumulative number of container terminations.", "container_type", "exit_code", "reason")
 	a.evictions = count("kubelet_evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal")
 	a.requests = count("rest_client_requests_total", "Number of HTTP requests, partitioned by status code, method, and host.", "code", "method", "host")
 	a.requestDurations = spread("rest_client_request_duration_seconds", "Request latency in seconds. Broken down by verb, and host.",
@@ -157,6 +160,11 @@ func (a *Agent) ContainerStarted(kind, code string) {
 	if code != "" {
 		a.containerErrors.WithLabelValues(kind, code).Inc()
 	}
+}
+
+// ContainerEnded counts a run of a container that the API knows the end of.
+func (a *Agent) ContainerEnded(kind string, exitCode int32, reason string) {
+	a.containerEnds.WithLabelValues(kind, strconv.Itoa(int(exitCode)), reason).Inc()
 }
 
 // Evicted counts a pod that had to go because of what the signal measures.

@@ -327,6 +327,9 @@ func (w *worker) patchStatus(ctx context.Context, pod *v1.Pod, status v1.PodStat
 		return fmt.Errorf("patch status: %w", err)
 	}
 	w.agent.Metrics.StatusTold(time.Since(began))
+	for _, end := range ends(&pod.Status, &status) {
+		w.agent.Metrics.ContainerEnded(kindOf(pod, end.Name), end.State.Terminated.ExitCode, end.State.Terminated.Reason)
+	}
 	if status.Phase == v1.PodRunning && pod.Status.Phase != v1.PodRunning {
 		w.mu.Lock()
 		plain := !w.pulled && len(pod.Spec.InitContainers) == 0

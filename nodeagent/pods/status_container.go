@@ -206,3 +206,16 @@ func state(run *runtime.Container) v1.ContainerState {
 // wholeSeconds is t as the API keeps times: a status with fractions would never
 // equal the one that comes back.
 func wholeSeconds(t time.Time) metav1.Time { return metav1.NewTime(t).Rfc3339Copy() }
+
+// ends are the statuses that say of a container, as the ones before did not, that
+// it has ended.
+func ends(before, after *v1.PodStatus) []v1.ContainerStatus {
+	known := map[string]bool{}
+	all := func(s *v1.PodStatus) []v1.ContainerStatus {
+		return slices.Concat(s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses)
+	}
+	for _, c := range all(before) {
+		known[c.Name] = c.State.Terminated != nil
+	}
+	return slices.DeleteFunc(all(after), func(c v1.ContainerStatus) bool { return c.State.Terminated == nil || known[c.Name] })
+}

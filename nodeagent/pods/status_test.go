@@ -2,6 +2,7 @@ package pods
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,5 +47,28 @@ func TestDescribeTakesBackAnEndThatDidNotCome(t *testing.T) {
 	status := Describe(s, &plan)
 	if status.Reason != "" || status.Message != "" || condition(&status, v1.DisruptionTarget) != nil || status.Phase != v1.PodRunning {
 		t.Errorf("got %+v", status)
+	}
+}
+
+func TestEndsAreNewOnes(t *testing.T) {
+	status := func(name string, ended bool) v1.ContainerStatus {
+		c := v1.ContainerStatus{Name: name}
+		if ended {
+			c.State.Terminated = &v1.ContainerStateTerminated{}
+		}
+		return c
+	}
+	before := &v1.PodStatus{ContainerStatuses: []v1.ContainerStatus{status("runs", false), status("ends", false), status("ended", true)}}
+	after := &v1.PodStatus{
+		InitContainerStatuses:      []v1.ContainerStatus{status("init", true)},
+		ContainerStatuses:          []v1.ContainerStatus{status("runs", false), status("ends", true), status("ended", true)},
+		EphemeralContainerStatuses: []v1.ContainerStatus{status("debugger", false)},
+	}
+	var got []string
+	for _, c := range ends(before, after) {
+		got = append(got, c.Name)
+	}
+	if want := []string{"init", "ends"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

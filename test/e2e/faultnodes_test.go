@@ -163,7 +163,8 @@ func (f *faults) shutDown(t *testing.T) {
 // it again.
 func (f *faults) diskFull(t *testing.T) {
 	const settings = "/etc/clusterctl/nodeagent.yaml"
-	f.hosts(t, "cp "+settings+" /root/settings; echo 'eviction: {transitionSeconds: 15}' >>"+settings+"; systemctl restart clusterctl-nodeagent", "worker2")
+	f.hosts(t, "cp "+settings+" /root/settings; grep -q ^eviction: "+settings+" || echo eviction: >>"+settings+
+		"; sed -i 's/^eviction:.*/&\\n  transitionSeconds: 15/' "+settings+"; systemctl restart clusterctl-nodeagent", "worker2")
 	f.hosts(t, "dd if=/dev/zero of=/var/lib/clusterctl/full bs=1M 2>&1 | tail -1; df /var/lib/clusterctl | tail -1", "worker2")
 	f.wantCondition(t, "worker2", v1.NodeDiskPressure, v1.ConditionTrue, time.Minute)
 	for i := range 5 { // that cannot start

@@ -143,6 +143,9 @@ func mountHost(spec hostSpec) error {
 		{"mqueue", "dev/mqueue", "mqueue", quiet, ""},
 		{"tmpfs", "run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 		{"tmpfs", "tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+		// The kernel lets a user namespace mount proc only where another one is
+		// seen that nothing is mounted over, as it is on the host's own below.
+		{"proc", "run/lab/proc", "proc", quiet, ""},
 	}
 	mounts = append(mounts, cgroupMounts(spec.Hierarchies)...)
 	// What is not of a namespace is the machine's: hosts may look at it only.

@@ -230,6 +230,9 @@ func TestLabLifeCycle(t *testing.T) {
 	if out, err := run(t, lab, cp, "hostname; cat /proc/1/comm; echo kept >/root/kept; echo kept >/var/lib/kept; stat -f -c %T /var/lib"); err != nil || !strings.HasPrefix(out, "cp1\nsystemd\n") || strings.Contains(out, "overlay") {
 		t.Errorf("inside the host: %q, %v", out, err)
 	}
+	if out, err := run(t, lab, cp, "unshare -Urpf --mount-proc cat /proc/self/comm"); err != nil || out != "cat" {
+		t.Errorf("a user namespace inside the host: %q, %v", out, err)
+	}
 	ping := func() bool {
 		_, err := run(t, lab, cp, "ping -c1 -W1 "+worker.Address)
 		return err == nil

@@ -13,7 +13,8 @@ import (
 
 // A UDP client that keeps its port keeps its flow, and with it the endpoint
 // that was chosen first, even if that has gone. So flows to a service that do
-// not lead to one of its endpoints are forgotten.
+// not lead to one of its endpoints are forgotten. An endpoint that is about to
+// go keeps its flows while it serves them, though it gets no new ones.
 
 // flowFilter matches flows to forget. It implements
 // netlink.CustomConntrackFilter.
@@ -37,15 +38,11 @@ func newFlowFilter(ports []servicePort, own []netip.Addr) *flowFilter {
 		if p.protocol != corev1.ProtocolUDP {
 			continue
 		}
-		var endpoints []netip.Addr
-		for _, endpoint := range slices.Concat(p.endpoints, p.local) {
-			endpoints = append(endpoints, endpoint.Addr())
-		}
 		for _, ip := range slices.Concat([]netip.Addr{p.clusterIP}, p.externalIPs, p.balancerIPs) {
-			f.byAddress[netip.AddrPortFrom(ip, p.port)] = endpoints
+			f.byAddress[netip.AddrPortFrom(ip, p.port)] = p.serving
 		}
 		if p.nodePort != 0 {
-			f.byPort[p.nodePort] = endpoints
+			f.byPort[p.nodePort] = p.serving
 		}
 	}
 	if len(f.byAddress) == 0 {

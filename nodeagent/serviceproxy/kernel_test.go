@@ -139,15 +139,30 @@ func testConnections(t *testing.T, w *world) {
 	})
 }
 
-func TestUDPClientsLeaveAnEndpointThatHasGone(t *testing.T) { modes(t, testUDPClientsLeave) }
+func TestUDPClientsLeaveAnEndpointThatHasGone(t *testing.T) {
+	for _, mode := range []string{hostconfig.ProxyNftables, hostconfig.ProxyIptables} {
+		t.Run(mode, func(t *testing.T) {
+			w := newWorld(t, mode)
+			testUDPClientsLeave(t, w, here, w.pods[1], clusterAddr, "10.244.0.2", "10.244.0.3")
+		})
+		t.Run(mode+", IPv6", func(t *testing.T) {
+			w, six := newWorld(t, mode), here
+			six.family = ipv6
+			w.addIPv6(mode)
+			testUDPClientsLeave(t, w, six, w.node, "[fd00:10:96::14]:80", "fd00:10:244::2", "fd00:10:244::3")
+		})
+	}
+}
 
-func testUDPClientsLeave(t *testing.T, w *world) {
+// testUDPClientsLeave has a client ask a service at an address while its endpoint
+// is one pod, and then the other.
+func testUDPClientsLeave(t *testing.T, w *world, here self, client netns.NsHandle, to string, pods ...string) {
 	w.serve(0)
 	w.serve(1)
-	s := service(udp)
+	s := service(udp, dual)
 	over := func(ip string) *discoveryv1.EndpointSlice {
 		e := slice(up(ip, "here"))
-		e.Ports[0].Protocol = ptr(corev1.ProtocolUDP)
+		e.Ports[0].Protocol, e.AddressType = ptr(corev1.ProtocolUDP), here.family.addressType()
 		return e
 	}
 	var conn net.Conn
@@ -173,18 +188,21 @@ func testUDPClientsLeave(t *testing.T, w *world) {
 		}
 		return err.Error()
 	}
-	w.apply(s, over("10.244.0.2"))
-	w.must(netnstest.Within(w.pods[1], func() (err error) {
-		conn, err = net.Dial("udp4", clusterAddr)
+	now := func(ip string) map[string][]servicePort {
+		return byName(buildModel([]*corev1.Service{s}, slicesOf(over(ip)), here))
+	}
+	w.applyAll(now(pods[0]))
+	w.must(netnstest.Within(client, func() (err error) {
+		conn, err = net.Dial("udp", to)
 		return err
 	}))
 	defer conn.Close()
 	if got := ask(); got != "pod0" {
 		t.Fatalf("got %s, want pod0", got)
 	}
-	w.apply(s, over("10.244.0.3"))
+	w.applyAll(now(pods[1]))
 	w.must(netnstest.Within(w.node, func() error {
-		return forgetFlows(buildModel([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{over("10.244.0.3")}, here), ipv4)
+		return forgetFlows(now(pods[1])["home/web"], here.family)
 	}))
 	if got := ask(); got != "pod1" {
 		t.Errorf("after pod0 has gone the same client got %s, want pod1", got)

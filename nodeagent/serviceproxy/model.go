@@ -63,6 +63,7 @@ type servicePort struct {
 	endpoints []netip.AddrPort // to choose from, sorted
 	local     []netip.AddrPort // to choose from if packets must stay, sorted
 
+	serving   []netip.Addr // of UDP: where flows that are there may go on to, sorted
 	own       []netip.Addr // of endpoints on this node, sorted
 	readyHere int          // how many endpoints on this node are ready
 }
@@ -209,6 +210,9 @@ func (p *servicePort) choose(candidates []candidate, here self) {
 	for _, c := range candidates {
 		if c.ready || !anyReady && c.terminating {
 			usable = append(usable, c)
+		}
+		if p.protocol == corev1.ProtocolUDP {
+			p.serving = append(p.serving, c.address.Addr())
 		}
 		switch {
 		case c.node != here.node:

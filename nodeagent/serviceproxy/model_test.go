@@ -136,6 +136,8 @@ func internalLocal(s *corev1.Service) {
 
 func affine(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }
 
+func dual(s *corev1.Service) { s.Spec.ClusterIPs = []string{s.Spec.ClusterIP, "fd00:10:96::14"} }
+
 func udp(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolUDP }
 
 func TestModelSkips(t *testing.T) {
@@ -326,7 +328,7 @@ func TestAffinityTimeout(t *testing.T) {
 }
 
 func TestFlowFilter(t *testing.T) {
-	overUDP := slice(up("10.244.0.2", "here"))
+	overUDP := slice(up("10.244.0.2", "here"), going("10.244.0.3", "there"), endpoint{ip: "10.244.0.4", node: "there"})
 	overUDP.Ports[0].Protocol = ptr(corev1.ProtocolUDP)
 	ports := buildModel([]*corev1.Service{service(nodePort, udp)}, []*discoveryv1.EndpointSlice{overUDP}, here)
 	own := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
@@ -339,6 +341,8 @@ func TestFlowFilter(t *testing.T) {
 		want     bool
 	}{
 		{"to an endpoint", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.2", false},
+		{"to one that is about to go", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.3", false},
+		{"to one that serves nobody", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.4", true},
 		{"to one that has gone", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.9", true},
 		{"never led anywhere", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.96.0.20", true},
 		{"TCP", unix.IPPROTO_TCP, "10.96.0.20", 80, "10.244.0.9", false},

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	"pgregory.net/rapid"
 
@@ -410,57 +408,13 @@ func TestIPv6(t *testing.T) {
 
 func testIPv6(t *testing.T, mode string) {
 	w := newWorld(t, mode)
-	l := layout{family: ipv6, pods: netip.MustParsePrefix("fd00:10:244::/56"), services: netip.MustParsePrefix("fd00:10:96::/112")}
-	side := func(name, near, gateway string) func() error {
-		return func() error {
-			link, err := netlink.LinkByName(name)
-			if err != nil {
-				return err
-			}
-			prefix, err := netlink.ParseAddr(near)
-			if err != nil {
-				return err
-			}
-			prefix.Flags = 0x02 // no duplicate address detection: usable at once
-			if err := netlink.AddrAdd(link, prefix); err != nil || gateway == "" {
-				return err
-			}
-			return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}, Gw: net.ParseIP(gateway)})
-		}
-	}
-	if err := netnstest.Within(w.pods[0], side("eth0", "fd00:10:244::2/64", "fd00:10:244::1")); err != nil {
-		t.Skipf("no IPv6 here: %v", err)
-	}
-	w.must(netnstest.Within(w.node, side("cctl0", "fd00:10:244::1/64", "")))
-	w.must(netnstest.Within(w.pods[0], func() error {
-		listener, err := net.Listen("tcp6", "[::]:8080")
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { listener.Close() })
-		go func() {
-			for {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
-				fmt.Fprintf(conn, "pod0 %s", host)
-				conn.Close()
-			}
-		}()
-		return nil
-	}))
+	w.addIPv6(mode)
+	w.serve(0)
 	six := here
 	six.family = ipv6
-	s := service(affine, nodePort)
-	s.Spec.ClusterIP, s.Spec.ClusterIPs = "10.96.0.20", []string{"10.96.0.20", "fd00:10:96::14"}
+	s := service(affine, nodePort, dual)
 	endpoints := slice(up("fd00:10:244::2", "here"))
 	endpoints.AddressType = six.family.addressType()
-	w.must(netnstest.Within(w.node, func() error {
-		w.backend = w.newBackend(mode, l)
-		return netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.ParseIP("fd00:10:96::"), Mask: net.CIDRMask(112, 128)}, Gw: net.ParseIP("fd00:10:244::99")})
-	}))
 	w.applyAll(byName(buildModel([]*corev1.Service{s}, slicesOf(endpoints), six)))
 	for to, from := range map[string][]int{"[fd00:10:96::14]:80": {-1, 0}, "[fd00:10:244::1]:30080": {-1, 0}} {
 		for _, i := range from {

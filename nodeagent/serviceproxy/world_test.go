@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
@@ -76,6 +78,42 @@ func newWorld(t *testing.T, mode string) *world {
 	return w
 }
 
+// addIPv6 gives the node fd00:10:244::1 and the pods ::2 and ::3 of the same
+// network, and has the back end serve IPv6.
+func (w *world) addIPv6(mode string) {
+	w.t.Helper()
+	everywhere := &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	side := func(name, near string, to *net.IPNet, gateway string) error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		prefix, err := netlink.ParseAddr(near)
+		if err != nil {
+			return err
+		}
+		prefix.Flags = unix.IFA_F_NODAD // usable at once
+		if err := netlink.AddrAdd(link, prefix); err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Gw: net.ParseIP(gateway)})
+	}
+	for i, pod := range w.pods {
+		err := netnstest.Within(pod, func() error {
+			return side("eth0", fmt.Sprintf("fd00:10:244::%d/64", i+2), everywhere, "fd00:10:244::1")
+		})
+		if err != nil {
+			w.t.Skipf("no IPv6 here: %v", err)
+		}
+	}
+	l := layout{family: ipv6, pods: netip.MustParsePrefix("fd00:10:244::/56"), services: netip.MustParsePrefix("fd00:10:96::/112")}
+	w.must(netnstest.Within(w.node, func() error {
+		w.ports, w.backend = nil, w.newBackend(mode, l)
+		services := &net.IPNet{IP: l.services.Addr().AsSlice(), Mask: net.CIDRMask(l.services.Bits(), 128)}
+		return side("cctl0", "fd00:10:244::1/64", services, "fd00:10:244::99")
+	}))
+}
+
 func (w *world) must(err error) {
 	w.t.Helper()
 	if err != nil {
@@ -134,11 +172,11 @@ func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway, bridge
 func (w *world) serve(pod int) {
 	w.t.Helper()
 	w.must(netnstest.Within(w.pods[pod], func() error {
-		listener, err := net.Listen("tcp4", ":8080")
+		listener, err := net.Listen("tcp", ":8080")
 		if err != nil {
 			return err
 		}
-		packets, err := net.ListenPacket("udp4", ":8080")
+		packets, err := net.ListenPacket("udp", ":8080")
 		if err != nil {
 			return err
 		}

@@ -3,13 +3,15 @@
 // AnnotationCoresPerReplica): the cluster's DNS server above all. Use by load is
 // the horizontalpodautoscaler's business.
 //
-// Every node counts, a cordoned one too: it comes back, and fewer replicas while
-// one node after the other is upgraded would help nobody.
+// Replicas are added as nodes become ready, so that there is a node for each, and
+// taken away as nodes leave the cluster. A node that is cordoned or dead is
+// expected back: fewer replicas meanwhile would help nobody.
 package proportional
 
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -47,7 +49,7 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 	err := reconcile.Watch(env, nodes.Informer(), reconcile.Handlers[*corev1.Node]{
 		Add: func(*corev1.Node) { c.addAll() },
 		Update: func(old, node *corev1.Node) {
-			if !old.Status.Capacity.Cpu().Equal(*node.Status.Capacity.Cpu()) {
+			if usable(old) != usable(node) || !old.Status.Capacity.Cpu().Equal(*node.Status.Capacity.Cpu()) {
 				c.addAll()
 			}
 		},
@@ -95,17 +97,17 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	var milliCores int64
-	for _, node := range nodes {
-		milliCores += node.Status.Capacity.Cpu().MilliValue()
+	have := int32(1)
+	if deployment.Spec.Replicas != nil {
+		have = *deployment.Spec.Replicas
 	}
-	want, err := replicas(deployment.Annotations, int64(len(nodes)), milliCores)
+	want, err := replicas(deployment.Annotations, nodes, have)
 	if err != nil {
 		// Trying again does not help; a change of the annotations does.
 		c.loop.Logger().Warn("deployment does not say how to grow with the cluster", "deployment", key, "error", err)
 		return nil
 	}
-	if have := deployment.Spec.Replicas; want == 0 || have != nil && *have == want {
+	if want == have {
 		return nil
 	}
 	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"replicas":%d}}`, deployment.UID, want)
@@ -115,15 +117,50 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	return nil
 }
 
-// replicas returns how many a cluster asks for: by what asks for more, and two at
-// least where there are two nodes, so that one may fail. It returns 0, which
-// means nothing is to change, if no annotation asks or there are no nodes.
-func replicas(annotations map[string]string, nodes, milliCores int64) (int32, error) {
+// replicas returns how many a Deployment that has some shall have.
+func replicas(annotations map[string]string, nodes []*corev1.Node, have int32) (int32, error) {
+	var all, ready size
+	for _, node := range nodes {
+		all.add(node)
+		if usable(node) {
+			ready.add(node)
+		}
+	}
+	least, err := ready.replicas(annotations)
+	if err != nil {
+		return 0, err
+	}
+	most, err := all.replicas(annotations)
+	if err != nil || most == 0 {
+		return have, err
+	}
+	return min(max(have, least), most), nil
+}
+
+// usable tells whether pods can come to a node, unless it is cordoned.
+func usable(node *corev1.Node) bool {
+	return !slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool {
+		return t.Key == corev1.TaintNodeNotReady || t.Key == corev1.TaintNodeUnreachable
+	})
+}
+
+// size is that of a cluster.
+type size struct{ nodes, milliCores int64 }
+
+func (s *size) add(node *corev1.Node) {
+	s.nodes++
+	s.milliCores += node.Status.Capacity.Cpu().MilliValue()
+}
+
+// replicas returns how many annotations ask for: by what asks for more, and two at
+// least where there are two nodes, so that one may fail. It returns 0 if no
+// annotation asks or there are no nodes.
+func (s size) replicas(annotations map[string]string) (int32, error) {
 	want := int64(0)
 	for _, ask := range []struct {
 		annotation string
 		have, unit int64
-	}{{hostconfig.AnnotationNodesPerReplica, nodes, 1}, {hostconfig.AnnotationCoresPerReplica, milliCores, 1000}} {
+	}{{hostconfig.AnnotationNodesPerReplica, s.nodes, 1}, {hostconfig.AnnotationCoresPerReplica, s.milliCores, 1000}} {
 		text, asked := annotations[ask.annotation]
 		if !asked {
 			continue
@@ -133,7 +170,7 @@ func replicas(annotations map[string]string, nodes, milliCores int64) (int32, er
 			return 0, fmt.Errorf("annotation %s is %q, not a positive number", ask.annotation, text)
 		}
 		per *= ask.unit
-		want = max(want, min(nodes, 2), (ask.have+per-1)/per)
+		want = max(want, min(s.nodes, 2), (ask.have+per-1)/per)
 	}
 	return int32(want), nil
 }

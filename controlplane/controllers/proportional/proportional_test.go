@@ -14,7 +14,7 @@ import (
 	"clusterctl/hostconfig"
 )
 
-func TestReplicas(t *testing.T) {
+func TestSizes(t *testing.T) {
 	dns := map[string]string{hostconfig.AnnotationNodesPerReplica: "16", hostconfig.AnnotationCoresPerReplica: "256"}
 	for _, test := range []struct {
 		annotations       map[string]string
@@ -35,9 +35,42 @@ func TestReplicas(t *testing.T) {
 		{map[string]string{hostconfig.AnnotationNodesPerReplica: "0"}, 3, 3000, 0, true},
 		{map[string]string{hostconfig.AnnotationCoresPerReplica: "many"}, 3, 3000, 0, true},
 	} {
-		got, err := replicas(test.annotations, test.nodes, test.milliCores)
+		got, err := size{test.nodes, test.milliCores}.replicas(test.annotations)
 		if got != test.want || (err != nil) != test.wrong {
 			t.Errorf("%v, %d nodes, %d m: got %d, %v, want %d", test.annotations, test.nodes, test.milliCores, got, err, test.want)
+		}
+	}
+}
+
+// TestReplicas has nodes that are ready, and nodes that are not.
+func TestReplicas(t *testing.T) {
+	for _, test := range []struct {
+		ready, others, have, want int
+	}{
+		{0, 0, 3, 3},
+		{0, 1, 1, 1},
+		{1, 0, 1, 1},
+		{1, 1, 1, 1}, // the other one is not there yet
+		{2, 0, 1, 2},
+		{1, 1, 2, 2}, // the other one may come back
+		{1, 0, 2, 1},
+		{9, 0, 1, 9},
+		{7, 2, 9, 9},
+		{7, 2, 12, 9},
+		{7, 2, 3, 7},
+		{2, 0, 0, 2},
+	} {
+		var nodes []*corev1.Node
+		for range test.ready {
+			nodes = append(nodes, &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeUnschedulable}}}})
+		}
+		for i := range test.others {
+			key := []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable}[i%2]
+			nodes = append(nodes, &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: key}}}})
+		}
+		got, err := replicas(map[string]string{hostconfig.AnnotationNodesPerReplica: "1"}, nodes, int32(test.have))
+		if err != nil || got != int32(test.want) {
+			t.Errorf("%+v: got %d, %v", test, got, err)
 		}
 	}
 }

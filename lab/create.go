@@ -104,8 +104,10 @@ func (s *Store) plan(spec Spec, tree string) (*Lab, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	// Two labs that are created at the same time must not choose alike.
-	unlock, err := lockDir(s.Dir)
+	// Two labs that are created at the same time must not choose alike, those of
+	// another store neither: what they share is the cache, and the machine, which
+	// shows a subnet that is taken once the lab's switch is there.
+	unlock, err := lockDir(s.CacheDir)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +139,10 @@ func (s *Store) plan(spec Spec, tree string) (*Lab, error) {
 		log:     s.logger(),
 	}
 	lab.addHosts(spec, subnet)
-	return lab, lab.save()
+	if err := lab.save(); err != nil {
+		return nil, err
+	}
+	return lab, lab.makeSwitch()
 }
 
 func (l *Lab) addHosts(spec Spec, subnet netip.Prefix) {

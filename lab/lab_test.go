@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
 )
 
 func TestMain(m *testing.M) {
@@ -118,6 +119,44 @@ func TestFreeSubnet(t *testing.T) {
 				t.Errorf("got %v, %v, want %s", got, err, test.want)
 			}
 		})
+	}
+}
+
+func TestStoresChooseDifferentSubnets(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("making a switch needs root")
+	}
+	cache := t.TempDir()
+	labs := make([]*Lab, 4)
+	var planning errgroup.Group
+	for i := range labs {
+		store := &Store{Dir: t.TempDir(), CacheDir: cache}
+		if err := os.Mkdir(filepath.Join(store.Dir, "demo"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		planning.Go(func() (err error) {
+			labs[i], err = store.plan(Spec{Name: "demo", ControlPlanes: 1}, "tree")
+			return err
+		})
+	}
+	t.Cleanup(func() {
+		for _, lab := range labs {
+			if lab != nil {
+				if err := lab.removeSwitch(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	if err := planning.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, lab := range labs {
+		if seen[lab.Subnet] {
+			t.Errorf("two labs have %s", lab.Subnet)
+		}
+		seen[lab.Subnet] = true
 	}
 }
 

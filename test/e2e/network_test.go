@@ -20,14 +20,16 @@ import (
 	"clusterctl/nodeagent/netnstest"
 )
 
-// TestNetwork tries what decides over connections, network policies, ingresses
-// and load balancers, with pods that do nothing: servers and clients are the
+// TestNetwork tries names and what decides over connections: services' rules,
+// network policies, ingresses and load balancers, with pods that do nothing: servers and clients are the
 // test's own, in the pods' network namespaces.
 func TestNetwork(t *testing.T) {
 	c := newLab(t, "e2e-net", 1, 1, 0)
 	c.configure(t, "worker1")
 	t.Logf("up took %s", c.up(t).Round(100*time.Millisecond))
 	c.wantNodesReady(t, 2)
+	t.Run("names", c.testNames)
+	t.Run("dead endpoint", c.testDeadEndpoint)
 	t.Run("policies", c.testPolicies)
 	t.Run("ingress", c.testIngress)
 	t.Run("load balancer", c.testLoadBalancer) // last: it kills worker1
@@ -36,8 +38,8 @@ func TestNetwork(t *testing.T) {
 // balancerAddresses is how many addresses load balancers have.
 const balancerAddresses = 14
 
-// configure has the inventory say which host serves Ingresses, and which
-// addresses load balancers have: the last of the lab's network.
+// configure has the inventory say which host serves Ingresses, who knows the stub
+// domain, and which addresses load balancers have: the last of the lab's network.
 func (c *cluster) configure(t *testing.T, host string) {
 	raw, err := os.ReadFile(c.inventory)
 	if err != nil {
@@ -49,6 +51,9 @@ func (c *cluster) configure(t *testing.T, host string) {
 	}
 	document["cluster"].(map[string]any)["ingress"] = map[string]any{"hosts": []string{host}, "defaultClass": true}
 	address := document["hosts"].([]any)[0].(map[string]any)["address"].(string)
+	document["cluster"].(map[string]any)["dns"] = map[string]any{"stubs": []map[string]any{
+		{"domain": stubDomain, "servers": []string{fmt.Sprintf("%s:%d", address, stubPort)}},
+	}}
 	network := address[:strings.LastIndexByte(address, '.')+1]
 	document["cluster"].(map[string]any)["loadBalancer"] = map[string]any{"pools": []map[string]any{
 		{"name": "lab", "addresses": []string{fmt.Sprintf("%[1]s%[2]d-%[1]s%[3]d", network, 255-balancerAddresses, 254)}},

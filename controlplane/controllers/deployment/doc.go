@@ -7,5 +7,9 @@
 //	rollout.go     applies sizes, recreates, cleans up the history
 //	status.go      counts, conditions, the progress deadline
 //
+// It differs from upstream in one thing: a replica set grows only when there is
+// room beside the pods that others are still to remove. So maxSurge holds at any
+// instant, and not only for the sizes asked for.
+//
 // It never touches pods: sizes of replica sets are all it writes.
 package deployment

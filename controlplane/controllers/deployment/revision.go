@@ -251,7 +251,7 @@ func (r *rollout) buildNewSet() *appsv1.ReplicaSet {
 	}
 	labelled[appsv1.DefaultDeploymentUniqueLabelKey] = hash
 	template.Labels = labelled
-	size := newSize(r.d, 0, total(r.olds))
+	size := r.newSetSize(0)
 	rs := &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:            setName(r.d.Name, hash),

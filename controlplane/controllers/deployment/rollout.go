@@ -23,8 +23,7 @@ func (r *rollout) roll(ctx context.Context) error {
 	if err := r.ensureNewSet(ctx); err != nil {
 		return err
 	}
-	size := newSize(r.d, *r.newSet.Spec.Replicas, total(r.olds))
-	changed, err := r.scale(ctx, &r.newSet, size)
+	changed, err := r.scale(ctx, &r.newSet, r.newSetSize(*r.newSet.Spec.Replicas))
 	if err != nil {
 		return err
 	}
@@ -38,6 +37,17 @@ func (r *rollout) roll(ctx context.Context) error {
 		}
 	}
 	return r.finish(ctx, changed)
+}
+
+// newSetSize is the size that the new replica set, of a present size, may take
+// now. Upstream counts the sizes of the old ones only, and so has more pods than
+// the surge allows while these are still to be removed.
+func (r *rollout) newSetSize(present int32) int32 {
+	size := newSize(r.d, present, occupied(r.olds))
+	if size > present && r.d.Spec.Strategy.Type == appsv1.RollingUpdateDeploymentStrategyType && unseen(r.all()) {
+		return present
+	}
+	return size
 }
 
 // recreate shrinks the old replica sets to nothing, waits until their last pod
@@ -134,6 +144,9 @@ func (r *rollout) resizeSets(ctx context.Context) error {
 	}
 	switch {
 	case len(active) == 1:
+		if !r.roomFor(map[string]int32{active[0].Name: *r.d.Spec.Replicas}) {
+			return nil
+		}
 		_, err := r.scale(ctx, &active[0], *r.d.Spec.Replicas)
 		return err
 	case len(active) == 0:
@@ -142,6 +155,9 @@ func (r *rollout) resizeSets(ctx context.Context) error {
 			latest = r.olds[len(r.olds)-1]
 		}
 		if latest == nil {
+			return nil
+		}
+		if !r.roomFor(map[string]int32{latest.Name: *r.d.Spec.Replicas}) {
 			return nil
 		}
 		_, err := r.scale(ctx, &latest, *r.d.Spec.Replicas)
@@ -157,12 +173,31 @@ func (r *rollout) resizeSets(ctx context.Context) error {
 		return nil
 	}
 	sizes := proportional(r.d, active)
+	if !r.roomFor(sizes) {
+		return nil
+	}
 	for i := range active {
 		if err := r.scaleNoted(ctx, &active[i], sizes[active[i].Name]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// roomFor says whether replica sets can be given sizes, by name, now: if any is to
+// grow, there must not be too many pods together with those that are still to be
+// removed. The next change of a replica set's status brings the deployment back.
+func (r *rollout) roomFor(sizes map[string]int32) bool {
+	grows, pods := false, int32(0)
+	for _, rs := range r.all() {
+		size, ok := sizes[rs.Name]
+		if !ok {
+			size = *rs.Spec.Replicas
+		}
+		grows = grows || size > *rs.Spec.Replicas
+		pods += max(size, rs.Status.Replicas)
+	}
+	return !grows || !unseen(r.all()) && pods <= *r.d.Spec.Replicas+limitsOf(r.d).surge
 }
 
 // saturated reports whether the new replica set has all that the deployment

@@ -64,8 +64,24 @@ func available(sets []*appsv1.ReplicaSet) int32 {
 	return n
 }
 
-// newSize is the size that the new replica set may take now. others is the size
-// of all other replica sets together.
+// occupied is how many pods replica sets may have: those that a set is still to
+// remove take room as long as they are there.
+func occupied(sets []*appsv1.ReplicaSet) int32 {
+	n := int32(0)
+	for _, rs := range sets {
+		n += max(*rs.Spec.Replicas, rs.Status.Replicas)
+	}
+	return n
+}
+
+// unseen says whether a replica set has a size that its controller does not know
+// yet. What it does meanwhile, and how many pods there are, is not known.
+func unseen(sets []*appsv1.ReplicaSet) bool {
+	return slices.ContainsFunc(sets, func(rs *appsv1.ReplicaSet) bool { return rs.Status.ObservedGeneration < rs.Generation })
+}
+
+// newSize is the size that the new replica set may take now. others is how many
+// pods all other replica sets may have together.
 func newSize(d *appsv1.Deployment, current, others int32) int32 {
 	wanted := *d.Spec.Replicas
 	if d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType || current >= wanted {

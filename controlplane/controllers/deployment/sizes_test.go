@@ -222,3 +222,38 @@ func TestProportionalKeepsTheTotal(t *testing.T) {
 		}
 	})
 }
+
+// What a replica set is still to remove takes room, and so may one whose
+// controller does not know its size yet.
+func TestPodsToRemoveTakeRoom(t *testing.T) {
+	removing := func(rs *appsv1.ReplicaSet, pods int32) *appsv1.ReplicaSet {
+		rs.Status.Replicas = pods
+		return rs
+	}
+	unknown := func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSet {
+		rs.Generation, rs.Status.ObservedGeneration = 2, 1
+		return rs
+	}
+	for name, test := range map[string]struct {
+		replicas, surge int32
+		old, new        *appsv1.ReplicaSet
+		size            int32 // of the new set, as a rollout goes on
+		resized         map[string]int32
+		room            bool // for resized
+	}{
+		"all removed":      {4, 1, set("old", 9, 3, 3), set("new", 0, 1, 1), 2, map[string]int32{"new": 2}, true},
+		"one to remove":    {4, 1, removing(set("old", 9, 3, 3), 4), set("new", 0, 1, 1), 1, map[string]int32{"new": 2}, false},
+		"not known yet":    {4, 1, unknown(set("old", 9, 3, 3)), set("new", 0, 1, 1), 1, map[string]int32{"new": 2}, false},
+		"smaller at once":  {2, 1, unknown(set("old", 9, 3, 3)), set("new", 0, 3, 3), 2, map[string]int32{"old": 1, "new": 2}, true},
+		"its own pods":     {4, 0, set("old", 9, 0, 0), removing(set("new", 0, 2, 2), 4), 4, map[string]int32{"new": 4}, true},
+		"more than wanted": {4, 0, removing(set("old", 9, 0, 0), 1), set("new", 0, 2, 2), 3, map[string]int32{"new": 4}, false},
+	} {
+		r := &rollout{d: rolling(test.replicas, intstr.FromInt32(test.surge), intstr.FromInt32(1)), newSet: test.new, olds: []*appsv1.ReplicaSet{test.old}}
+		if size := r.newSetSize(*test.new.Spec.Replicas); size != test.size {
+			t.Errorf("%s: the new set may take %d, want %d", name, size, test.size)
+		}
+		if room := r.roomFor(test.resized); room != test.room {
+			t.Errorf("%s: room for %v: %t", name, test.resized, room)
+		}
+	}
+}

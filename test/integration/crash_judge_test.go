@@ -1,13 +1,16 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,64 +19,93 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// podHistory is every change of the namespace's pods, in order, as one watch saw
-// them.
-type podHistory struct {
+// history is every change of the namespace's pods and of what makes them, as
+// watches saw them.
+type history struct {
 	mu  sync.Mutex
 	all []watch.Event
 }
 
-func (h *podHistory) events() []watch.Event {
+// events are the changes so far, in the order in which they were made: one store
+// counts the versions of all.
+func (h *history) events(t *testing.T) []watch.Event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	version := func(e watch.Event) uint64 {
+		return must(strconv.ParseUint(e.Object.(metav1.Object).GetResourceVersion(), 10, 64))(t)
+	}
+	slices.SortStableFunc(h.all, func(a, b watch.Event) int { return cmp.Compare(version(a), version(b)) })
 	return slices.Clone(h.all)
 }
 
-// record watches pods from a version on, until the test ends. A watch that ends
-// before fails the test: there would be a hole.
-func (c *crashes) record(from string) *podHistory {
-	h := &podHistory{}
+// record watches pods and their makers from a version on, until the test ends. A
+// watch that ends before fails the test: there would be a hole.
+func (c *crashes) record(from string) *history {
+	h := &history{}
 	ctx, cancel := context.WithCancel(context.Background())
-	changes := must(c.Client.CoreV1().Pods(c.namespace).Watch(ctx, metav1.ListOptions{ResourceVersion: from, TimeoutSeconds: ptr.To[int64](3600)}))(c.t)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for event := range changes.ResultChan() {
-			if _, ok := event.Object.(*corev1.Pod); !ok {
-				if ctx.Err() == nil {
-					c.t.Errorf("the watch ends: %v", event)
+	options := metav1.ListOptions{ResourceVersion: from, TimeoutSeconds: ptr.To[int64](3600)}
+	var watches sync.WaitGroup
+	for _, watched := range []interface {
+		Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+	}{
+		c.Client.CoreV1().Pods(c.namespace), c.Client.AppsV1().Deployments(c.namespace),
+		c.Client.AppsV1().ReplicaSets(c.namespace), c.Client.BatchV1().Jobs(c.namespace),
+	} {
+		changes := must(watched.Watch(ctx, options))(c.t)
+		watches.Go(func() {
+			for event := range changes.ResultChan() {
+				if event.Type == watch.Error {
+					if ctx.Err() == nil {
+						c.t.Errorf("the watch ends: %v", event)
+					}
+					return
 				}
-				return
+				h.mu.Lock()
+				h.all = append(h.all, event)
+				h.mu.Unlock()
 			}
-			h.mu.Lock()
-			h.all = append(h.all, event)
-			h.mu.Unlock()
-		}
-		if ctx.Err() == nil {
-			c.t.Error("the watch has ended")
-		}
-	}()
-	c.t.Cleanup(func() { cancel(); <-done })
+			if ctx.Err() == nil {
+				c.t.Error("the watch has ended")
+			}
+		})
+	}
+	c.t.Cleanup(func() { cancel(); watches.Wait() })
 	return h
 }
 
 // judge goes through the history and says what must not have been:
 //
-//   - more pods of the Deployment than its maxSurge allows, or fewer that are
-//     available than its maxUnavailable and the other one's budget allow, once
-//     the first healthy events have made it whole;
+//   - more pods of a Deployment than its maxSurge allows, or fewer that are
+//     available than its maxUnavailable allows: see rollout;
+//   - a size of a Deployment beyond the bounds of who scaled it;
+//   - fewer pods available than a budget asks for, once the first healthy events
+//     have made it whole;
 //   - two pods of a DaemonSet on one node;
 //   - a pod of a StatefulSet before those of lower ordinals were ready, or a second
 //     one of an ordinal;
-//   - two pods at work on one index of a Job, or one more for an index that is done.
+//   - two pods at work on one index of a Job, or one more for an index that is done;
+//   - two Jobs for one time of a CronJob.
 func judge(events []watch.Event, healthy int) (faults []string) {
 	pods := map[types.UID]*corev1.Pod{}
 	done := map[string]bool{} // indexes of jobs that a pod has completed
+	rollouts, crons := rollouts{}, crons{}
 	for n, event := range events {
-		pod := event.Object.(*corev1.Pod)
+		object := event.Object.(metav1.Object)
 		fault := func(format string, args ...any) {
-			faults = append(faults, fmt.Sprintf("event %d, %s %s at %s: ", n, event.Type, pod.Name, pod.ResourceVersion)+fmt.Sprintf(format, args...))
+			faults = append(faults, fmt.Sprintf("event %d, %s %s at %s: ", n, event.Type, object.GetName(), object.GetResourceVersion())+fmt.Sprintf(format, args...))
 		}
+		switch object := event.Object.(type) {
+		case *appsv1.Deployment:
+			rollouts.deployment(object, fault)
+			continue
+		case *appsv1.ReplicaSet:
+			rollouts.replicaSet(event.Type, object)
+			continue
+		case *batchv1.Job:
+			crons.job(object, fault)
+			continue
+		}
+		pod := event.Object.(*corev1.Pod)
 		app, index := pod.Labels["app"], indexOf(pod)
 		if event.Type == watch.Added {
 			if app == "job" && done[index] {
@@ -104,11 +136,10 @@ func judge(events []watch.Event, healthy int) (faults []string) {
 				same++
 			}
 		}
+		if rollout := rollouts[app]; rollout != nil {
+			rollout.pods(live, available, fault)
+		}
 		switch {
-		case app == "web" && live > webReplicas+webSurge:
-			fault("%d pods, and %d are the most", live, webReplicas+webSurge)
-		case app == "web" && n >= healthy && available < webReplicas-webUnavailable:
-			fault("%d pods are available, and %d are the least", available, webReplicas-webUnavailable)
 		case app == "guarded" && n >= healthy && available < guardedAvailable:
 			fault("%d pods are available, and the budget asks for %d", available, guardedAvailable)
 		case app == "job" && same > 1:
@@ -118,6 +149,25 @@ func judge(events []watch.Event, healthy int) (faults []string) {
 		}
 	}
 	return faults
+}
+
+// account is one line for each event, for who looks for the cause of a fault.
+func account(events []watch.Event) string {
+	var lines strings.Builder
+	for n, event := range events {
+		object := event.Object.(metav1.Object)
+		fmt.Fprintf(&lines, "%d %s %T %s generation %d", n, event.Type, object, object.GetName(), object.GetGeneration())
+		switch o := event.Object.(type) {
+		case *appsv1.Deployment:
+			fmt.Fprintf(&lines, " size %d observed %d replicas %d updated %d available %d", *o.Spec.Replicas, o.Status.ObservedGeneration, o.Status.Replicas, o.Status.UpdatedReplicas, o.Status.AvailableReplicas)
+		case *appsv1.ReplicaSet:
+			fmt.Fprintf(&lines, " size %d observed %d replicas %d available %d", *o.Spec.Replicas, o.Status.ObservedGeneration, o.Status.Replicas, o.Status.AvailableReplicas)
+		case *corev1.Pod:
+			fmt.Fprintf(&lines, " on %s live %t ready %t", o.Spec.NodeName, isLive(o), isReady(o))
+		}
+		lines.WriteByte('\n')
+	}
+	return lines.String()
 }
 
 // judgeOrdinal judges a new pod of the StatefulSet.
@@ -196,8 +246,42 @@ func TestJudge(t *testing.T) {
 		}
 		return events
 	}
+	deployment := func(generation int64, replicas, available int32) watch.Event {
+		d := (&crashes{}).deployment("web", replicas, 1, 1)
+		d.Generation, d.Status = generation, appsv1.DeploymentStatus{ObservedGeneration: generation, Replicas: available, UpdatedReplicas: available, AvailableReplicas: available}
+		return watch.Event{Type: watch.Modified, Object: d}
+	}
+	set := func(generation, observed int64, replicas int32) watch.Event {
+		return watch.Event{Type: watch.Modified, Object: &appsv1.ReplicaSet{
+			ObjectMeta: metav1.ObjectMeta{Name: "web-1", UID: "web-1", Generation: generation, OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "web", Controller: new(true)}}},
+			Spec:       appsv1.ReplicaSetSpec{Replicas: &replicas},
+			Status:     appsv1.ReplicaSetStatus{ObservedGeneration: observed, Replicas: replicas, AvailableReplicas: replicas},
+		}}
+	}
+	scaled := func(replicas int32, by string) watch.Event {
+		d := (&crashes{}).deployment("web", replicas, 1, 1)
+		d.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "someone", Subresource: by}}
+		return watch.Event{Type: watch.Modified, Object: d}
+	}
+	cron := func(name, at string) watch.Event {
+		return watch.Event{Type: watch.Added, Object: &batchv1.Job{ObjectMeta: metav1.ObjectMeta{
+			Name: name, UID: types.UID(name), Annotations: map[string]string{batchv1.CronJobScheduledTimestampAnnotation: at},
+			OwnerReferences: []metav1.OwnerReference{{Kind: "CronJob", Name: "tick", Controller: new(true)}},
+		}}}
+	}
+	then := func(events ...any) (all []watch.Event) {
+		for _, e := range events {
+			switch e := e.(type) {
+			case watch.Event:
+				all = append(all, e)
+			case []watch.Event:
+				all = append(all, e...)
+			}
+		}
+		return all
+	}
 	var full []*corev1.Pod
-	for i := range webReplicas + webSurge {
+	for i := range 5 {
 		full = append(full, pod("web", fmt.Sprint("web", i), corev1.PodRunning))
 	}
 	for name, test := range map[string]struct {
@@ -205,9 +289,22 @@ func TestJudge(t *testing.T) {
 		healthy int
 		want    string
 	}{
-		"surge":          {added(full...), len(full), ""},
-		"too many":       {added(append(full, pod("web", "more", corev1.PodPending))...), 10, "6 pods, and 5 are the most"},
-		"too few":        {added(full[:2]...), 1, "2 pods are available, and 3 are the least"},
+		"surge":          {then(deployment(1, 4, 0), added(full...)), 0, ""},
+		"too many":       {then(deployment(1, 4, 0), added(full...), added(pod("web", "more", corev1.PodPending))), 0, "6 pods, and 5 are the most"},
+		"coming up":      {then(deployment(1, 4, 0), added(full[:2]...)), 0, ""},
+		"too few":        {then(deployment(1, 4, 4), added(full[:2]...)), 0, "2 pods are available, and 3 are the least"},
+		"enlarged":       {then(deployment(1, 2, 2), added(full[:2]...), deployment(2, 4, 2), added(full[2])), 0, ""},
+		"enlarged, few":  {then(deployment(1, 2, 2), deployment(2, 4, 2), deployment(2, 4, 4), added(full[:2]...)), 0, "2 pods are available, and 3 are the least"},
+		"made smaller":   {then(deployment(1, 4, 4), deployment(2, 2, 4), added(full...)), 0, ""},
+		"made small":     {then(deployment(1, 4, 4), deployment(2, 2, 2), added(full...)), 0, "4 pods, and 3 are the most"},
+		"not known":      {then(deployment(1, 4, 4), set(2, 1, 2), deployment(2, 2, 2), added(full...)), 0, ""},
+		"known":          {then(deployment(1, 4, 4), set(2, 1, 2), deployment(2, 2, 2), set(2, 2, 2), added(full...)), 0, "4 pods, and 3 are the most"},
+		"small, rolled":  {then(deployment(1, 4, 4), deployment(2, 2, 4), deployment(3, 2, 4), added(full[0])), 0, ""},
+		"small, none":    {then(deployment(1, 4, 4), deployment(2, 3, 4), added(full[0])), 0, "1 pods are available, and 2 are the least"},
+		"by hand":        {then(scaled(scaledMost+1, "")), 0, ""},
+		"by autoscaler":  {then(scaled(scaledMost+1, "scale")), 0, "it is scaled to 6"},
+		"two times":      {then(cron("a", "1"), cron("a", "1"), cron("b", "2")), 0, ""},
+		"a time twice":   {then(cron("a", "1"), cron("b", "1")), 0, "a second job of tick for 1"},
 		"budget":         {added(pod("guarded", "a", corev1.PodRunning)), 0, "the budget asks for 2"},
 		"in order":       {added(pod("db", "db-0", corev1.PodRunning), pod("db", "db-1", corev1.PodPending)), 0, ""},
 		"out of order":   {added(pod("db", "db-0", corev1.PodPending), pod("db", "db-1", corev1.PodPending)), 0, "ordinal 0 is not ready"},

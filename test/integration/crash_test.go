@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -36,13 +38,14 @@ type crashes struct {
 	namespace string
 	random    *rand.Rand // of the test's own goroutine
 	jobs      int
+	crons     int
 }
 
 // What the workloads are allowed; the judge goes by it.
 const (
-	webReplicas, webSurge, webUnavailable = 4, 1, 1
-	guardedReplicas, guardedAvailable     = 3, 2
-	jobCompletions                        = 5
+	guardedReplicas, guardedAvailable = 3, 2
+	scaledLeast, scaledMost           = 2, 5 // by the autoscaler
+	jobCompletions                    = 5
 )
 
 // TestCrashes kills controllers and scheduler again and again, and has the
@@ -65,7 +68,7 @@ func TestCrashes(t *testing.T) {
 	history := c.record(list.ResourceVersion)
 	c.createWorkloads()
 	eventually(t, "the first pods to be ready", c.settled)
-	healthy := len(history.events())
+	healthy := len(history.events(t))
 
 	lives := 0
 	for end := time.Now().Add(long); time.Now().Before(end); lives++ {
@@ -79,14 +82,19 @@ func TestCrashes(t *testing.T) {
 		time.Sleep(time.Duration(300+c.random.IntN(300)) * time.Millisecond)
 		stop = c.run()
 	}
+	c.suspendCrons()
 	eventually(t, "everything to be as asked", c.settled)
-	events := history.events()
-	t.Logf("%d lives, %d changes of pods, %d jobs", lives, len(events), c.jobs)
+	events := history.events(t)
+	t.Logf("%d lives, %d changes of pods and their makers, %d jobs, %d cron jobs", lives, len(events), c.jobs, c.crons)
 	if lives < 2 || len(events) < 20 {
 		t.Error("too little happened to judge by")
 	}
-	for _, fault := range judge(events, healthy) {
+	faults := judge(events, healthy)
+	for _, fault := range faults {
 		t.Error(fault)
+	}
+	if len(faults) > 0 {
+		t.Log(account(events))
 	}
 	for _, fault := range c.orphans() {
 		t.Error(fault)
@@ -133,22 +141,62 @@ func crashTemplate(app, version string) corev1.PodTemplateSpec {
 	}
 }
 
+func selects(app string) *metav1.LabelSelector {
+	return &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}
+}
+
+func (c *crashes) deployment(name string, replicas, surge, unavailable int32) *appsv1.Deployment {
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Selector: selects(name), Template: crashTemplate(name, "0"),
+			Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{
+				MaxSurge: ptr.To(intstr.FromInt32(surge)), MaxUnavailable: ptr.To(intstr.FromInt32(unavailable)),
+			}},
+		},
+	}
+}
+
+// createCron makes a CronJob that is due: it last ran minutes ago.
+func (c *crashes) createCron() {
+	crons, ctx := c.Client.BatchV1().CronJobs(c.namespace), c.t.Context()
+	cron, err := crons.Create(ctx, &batchv1.CronJob{
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("cron-", c.crons)},
+		Spec: batchv1.CronJobSpec{
+			Schedule: "* * * * *", SuccessfulJobsHistoryLimit: ptr.To[int32](100),
+			JobTemplate: batchv1.JobTemplateSpec{Spec: crashJob()},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return
+	}
+	c.crons++
+	last, _ := json.Marshal(map[string]any{"status": map[string]any{"lastScheduleTime": metav1.NewTime(cron.CreationTimestamp.Add(-3 * time.Minute))}})
+	must(crons.Patch(ctx, cron.Name, types.MergePatchType, last, metav1.PatchOptions{}, "status"))(c.t)
+}
+
+func (c *crashes) suspendCrons() {
+	for i := range c.crons {
+		must(c.Client.BatchV1().CronJobs(c.namespace).Patch(c.t.Context(), fmt.Sprint("cron-", i), types.MergePatchType, []byte(`{"spec":{"suspend":true}}`), metav1.PatchOptions{}))(c.t)
+	}
+}
+
 func (c *crashes) createWorkloads() {
 	t, apps, ctx := c.t, c.Client.AppsV1(), c.t.Context()
-	selects := func(app string) *metav1.LabelSelector {
-		return &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}
+	for _, d := range []*appsv1.Deployment{
+		c.deployment("web", 4, 1, 1), c.deployment("guarded", guardedReplicas, 1, 1), c.deployment("scaled", 3, 1, 0),
+	} {
+		must(apps.Deployments(c.namespace).Create(ctx, d, metav1.CreateOptions{}))(t)
 	}
-	for name, replicas := range map[string]int32{"web": webReplicas, "guarded": guardedReplicas} {
-		must(apps.Deployments(c.namespace).Create(ctx, &appsv1.Deployment{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Spec: appsv1.DeploymentSpec{
-				Replicas: &replicas, Selector: selects(name), Template: crashTemplate(name, "0"),
-				Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{
-					MaxSurge: ptr.To(intstr.FromInt32(webSurge)), MaxUnavailable: ptr.To(intstr.FromInt32(webUnavailable)),
-				}},
-			},
-		}, metav1.CreateOptions{}))(t)
-	}
+	// There are no metrics: it keeps to its bounds.
+	must(c.Client.AutoscalingV2().HorizontalPodAutoscalers(c.namespace).Create(ctx, &autoscalingv2.HorizontalPodAutoscaler{
+		ObjectMeta: metav1.ObjectMeta{Name: "scaled"},
+		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "scaled"},
+			MinReplicas:    ptr.To[int32](scaledLeast), MaxReplicas: scaledMost,
+		},
+	}, metav1.CreateOptions{}))(t)
+	c.createCron()
 	must(c.Client.PolicyV1().PodDisruptionBudgets(c.namespace).Create(ctx, &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: "guarded"},
 		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: ptr.To(intstr.FromInt32(guardedAvailable)), Selector: selects("guarded")},
@@ -168,7 +216,7 @@ func (c *crashes) act() {
 	ctx, apps := c.t.Context(), c.Client.AppsV1()
 	version := []byte(fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"version":"%d"}}}}}`, c.random.IntN(1000)))
 	options := metav1.PatchOptions{}
-	switch c.random.IntN(6) {
+	switch c.random.IntN(9) {
 	case 0:
 		_, _ = apps.Deployments(c.namespace).Patch(ctx, "web", types.MergePatchType, version, options)
 	case 1:
@@ -184,10 +232,7 @@ func (c *crashes) act() {
 		}
 		job, err := c.Client.BatchV1().Jobs(c.namespace).Create(ctx, &batchv1.Job{
 			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("job-", c.jobs)},
-			Spec: batchv1.JobSpec{
-				Completions: ptr.To[int32](jobCompletions), Parallelism: ptr.To[int32](3), BackoffLimit: ptr.To[int32](100),
-				CompletionMode: ptr.To(batchv1.IndexedCompletion), Template: crashJobTemplate(),
-			},
+			Spec:       crashJob(),
 		}, metav1.CreateOptions{})
 		if err != nil {
 			return
@@ -203,18 +248,60 @@ func (c *crashes) act() {
 			_ = c.Client.BatchV1().Jobs(c.namespace).Delete(ctx, fmt.Sprint("job-", c.random.IntN(c.jobs)), metav1.DeleteOptions{PropagationPolicy: &policy})
 		}
 	case 5:
-		pods, err := c.Client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=guarded"})
-		if err == nil && len(pods.Items) > 0 {
-			pod := pods.Items[c.random.IntN(len(pods.Items))]
-			_ = c.Client.PolicyV1().Evictions(c.namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}})
+		c.evict(ctx, func(*corev1.Pod) bool { return true })
+	case 6:
+		c.drain(ctx)
+	case 7:
+		if c.random.IntN(2) == 0 {
+			version = []byte(fmt.Sprintf(`{"spec":{"replicas":%d}}`, 1+c.random.IntN(scaledMost+1)))
+		}
+		_, _ = apps.Deployments(c.namespace).Patch(ctx, "scaled", types.MergePatchType, version, options)
+	case 8:
+		if c.crons < 6 {
+			c.createCron()
 		}
 	}
 }
 
-func crashJobTemplate() corev1.PodTemplateSpec {
+func crashJob() batchv1.JobSpec {
 	template := crashTemplate("job", "0")
 	template.Spec.RestartPolicy = corev1.RestartPolicyNever
-	return template
+	return batchv1.JobSpec{
+		Completions: ptr.To[int32](jobCompletions), Parallelism: ptr.To[int32](3), BackoffLimit: ptr.To[int32](100),
+		CompletionMode: ptr.To(batchv1.IndexedCompletion), Template: template,
+	}
+}
+
+// drain keeps pods off one of the nodes, instead of any other, and evicts those of
+// the guarded ones that it has, all at once. What is refused stays.
+func (c *crashes) drain(ctx context.Context) {
+	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil || len(nodes.Items) == 0 {
+		return
+	}
+	drained := nodes.Items[c.random.IntN(len(nodes.Items))].Name
+	for _, node := range nodes.Items {
+		patch := fmt.Sprintf(`{"spec":{"unschedulable":%t}}`, node.Name == drained)
+		_, _ = c.Client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	}
+	c.evict(ctx, func(pod *corev1.Pod) bool { return pod.Spec.NodeName == drained })
+}
+
+// evict evicts guarded pods, all at once.
+func (c *crashes) evict(ctx context.Context, chosen func(*corev1.Pod) bool) {
+	pods, err := c.Client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=guarded"})
+	if err != nil {
+		return
+	}
+	var evictions sync.WaitGroup
+	for _, pod := range pods.Items {
+		if chosen(&pod) {
+			evictions.Go(func() {
+				_ = c.Client.PolicyV1().Evictions(c.namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}})
+			})
+		}
+	}
+	evictions.Wait()
 }
 
 // playNodes runs the pods of nodes until the test ends: they become ready after
@@ -316,6 +403,9 @@ func (c *crashes) settled(ctx context.Context) (bool, error) {
 		if s, want := d.Status, *d.Spec.Replicas; s.ObservedGeneration != d.Generation || s.Replicas != want || s.UpdatedReplicas != want || s.AvailableReplicas != want {
 			return false, fmt.Errorf("deployment %s: %+v", d.Name, s)
 		}
+		if size := *d.Spec.Replicas; d.Name == "scaled" && (size < scaledLeast || size > scaledMost) {
+			return false, fmt.Errorf("deployment %s has a size of %d", d.Name, size)
+		}
 	}
 	sets, err := c.Client.AppsV1().StatefulSets(c.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -344,6 +434,16 @@ func (c *crashes) settled(ctx context.Context) (bool, error) {
 			return false, fmt.Errorf("job %s: %+v", j.Name, j.Status)
 		}
 	}
+	crons, err := c.Client.BatchV1().CronJobs(c.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, cj := range crons.Items {
+		ran := cj.Status.LastScheduleTime != nil && cj.Status.LastScheduleTime.After(cj.CreationTimestamp.Add(-2*time.Minute))
+		if !ptr.Deref(cj.Spec.Suspend, false) && !ran || len(cj.Status.Active) > 0 {
+			return false, fmt.Errorf("cron job %s: %+v", cj.Name, cj.Status)
+		}
+	}
 	if faults := c.orphans(); len(faults) > 0 {
 		return false, fmt.Errorf("orphans: %v", faults)
 	}
@@ -353,6 +453,13 @@ func (c *crashes) settled(ctx context.Context) (bool, error) {
 // orphans are the objects whose owner is no more.
 func (c *crashes) orphans() (faults []string) {
 	ctx, owners := c.t.Context(), map[types.UID]bool{}
+	check := func(o metav1.Object) {
+		for _, ref := range o.GetOwnerReferences() {
+			if !owners[ref.UID] {
+				faults = append(faults, fmt.Sprintf("%s is left, and its %s %s is gone", o.GetName(), ref.Kind, ref.Name))
+			}
+		}
+	}
 	note := func(o metav1.Object) { owners[o.GetUID()] = true }
 	apps := c.Client.AppsV1()
 	deployments := must(apps.Deployments(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
@@ -371,16 +478,14 @@ func (c *crashes) orphans() (faults []string) {
 	for i := range daemons.Items {
 		note(&daemons.Items[i])
 	}
+	crons := must(c.Client.BatchV1().CronJobs(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
+	for i := range crons.Items {
+		note(&crons.Items[i])
+	}
 	jobs := must(c.Client.BatchV1().Jobs(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
 	for i := range jobs.Items {
 		note(&jobs.Items[i])
-	}
-	check := func(o metav1.Object) {
-		for _, ref := range o.GetOwnerReferences() {
-			if !owners[ref.UID] {
-				faults = append(faults, fmt.Sprintf("%s is left, and its %s %s is gone", o.GetName(), ref.Kind, ref.Name))
-			}
-		}
+		check(&jobs.Items[i])
 	}
 	pods := must(c.Client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{}))(c.t)
 	for i := range pods.Items {

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
+	"clusterctl/footprint"
 	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/announce"
 	"clusterctl/nodeagent/apilb"
@@ -79,7 +80,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	})
 
 	start("memory", func() error {
-		settle(ctx)
+		footprint.Settle(ctx)
 		return nil
 	})
 

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"clusterctl/footprint"
 	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/serviceproxy"
 )
@@ -64,6 +65,7 @@ func serve(ctx context.Context, mode, server string) error {
 	if err != nil {
 		return fmt.Errorf("make API client: %w", err)
 	}
+	go footprint.Settle(ctx)
 	factory := informers.NewSharedInformerFactory(client, 0)
 	config := serviceproxy.Config{
 		Agent: hostconfig.NodeAgent{

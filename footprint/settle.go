@@ -1,16 +1,14 @@
-package main
+package footprint
 
 import (
 	"context"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
-
-	"clusterctl/footprint"
 )
 
-// gcPercent trades a little CPU for a heap that stays close to what is in use:
-// the agent is idle most of the time, and shares its host with pods.
+// gcPercent trades a little CPU for a heap that stays close to what is in use: a
+// program that settles is idle most of the time, and shares its host with pods.
 const gcPercent = 40
 
 // How it is known that there is nothing to do: by what is allocated in a while.
@@ -20,9 +18,9 @@ const (
 	quietBytes   = 8 << 20
 )
 
-// settle gives memory back each time that work, such as that of starting, has
+// Settle keeps the heap small and gives memory back each time that work, such as that of starting, has
 // come to an end, until ctx ends.
-func settle(ctx context.Context) {
+func Settle(ctx context.Context) {
 	debug.SetGCPercent(gcPercent)
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	last, busy := uint64(0), true
@@ -42,7 +40,7 @@ func settle(ctx context.Context) {
 			busy = true
 		case busy && allocated < quietBytes:
 			debug.FreeOSMemory()
-			footprint.ForgetCode()
+			ForgetCode()
 			busy = false
 		}
 	}

@@ -150,28 +150,33 @@ type candidate struct {
 // collect returns the endpoints of a service's port, without those that serve
 // nobody any more. The same endpoint may stand in two slices for a moment.
 func collect(all []*discoveryv1.EndpointSlice, port *corev1.ServicePort) []candidate {
-	byAddress := map[netip.AddrPort]candidate{}
+	var candidates []candidate
 	for _, slice := range all {
 		for _, slicePort := range slice.Ports {
 			if slicePort.Port == nil || value(slicePort.Name) != port.Name ||
 				protocolOf(value(slicePort.Protocol)) != protocolOf(port.Protocol) {
 				continue
 			}
+			candidates = slices.Grow(candidates, len(slice.Endpoints))
 			for i := range slice.Endpoints {
-				endpoint := &slice.Endpoints[i]
-				c, ok := newCandidate(endpoint, uint16(*slicePort.Port))
-				if old, known := byAddress[c.address]; ok && (!known || !old.ready) {
-					byAddress[c.address] = c
+				if c, ok := newCandidate(&slice.Endpoints[i], uint16(*slicePort.Port)); ok {
+					candidates = append(candidates, c)
 				}
 			}
 		}
 	}
-	candidates := make([]candidate, 0, len(byAddress))
-	for _, c := range byAddress {
-		candidates = append(candidates, c)
+	// Of the same ones, the first that is ready counts, or else the last.
+	slices.SortStableFunc(candidates, func(a, b candidate) int { return a.address.Compare(b.address) })
+	kept := candidates[:0]
+	for _, c := range candidates {
+		switch last := len(kept) - 1; {
+		case last < 0 || kept[last].address != c.address:
+			kept = append(kept, c)
+		case !kept[last].ready:
+			kept[last] = c
+		}
 	}
-	slices.SortFunc(candidates, func(a, b candidate) int { return a.address.Compare(b.address) })
-	return candidates
+	return kept
 }
 
 func newCandidate(endpoint *discoveryv1.Endpoint, port uint16) (candidate, bool) {
@@ -206,7 +211,8 @@ func newCandidate(endpoint *discoveryv1.Endpoint, port uint16) (candidate, bool)
 // there is none, those that are about to go but still serve.
 func (p *servicePort) choose(candidates []candidate, here self) {
 	anyReady := slices.ContainsFunc(candidates, func(c candidate) bool { return c.ready })
-	var usable, local, localGoing []candidate
+	usable := make([]candidate, 0, len(candidates))
+	var local, localGoing []candidate
 	for _, c := range candidates {
 		if c.ready || !anyReady && c.terminating {
 			usable = append(usable, c)
@@ -265,7 +271,10 @@ func nearest(candidates []candidate, here self) []candidate {
 }
 
 func addressesOf(candidates []candidate) []netip.AddrPort {
-	var list []netip.AddrPort
+	if len(candidates) == 0 {
+		return nil
+	}
+	list := make([]netip.AddrPort, 0, len(candidates))
 	for _, c := range candidates {
 		list = append(list, c.address)
 	}

@@ -57,14 +57,11 @@ func (d delta) empty() bool {
 // enter changes the ledger as services do, and returns what changes in the
 // table by that. If last, what nobody asks for goes as well.
 func (l *ledger) enter(changes map[string]change, last bool) delta {
-	before := map[place]*claim{} // nil: nothing stood there
+	before := make(map[place]stood, 4*len(changes))
 	touch := func(at place) {
-		if _, done := before[at]; done {
-			return
-		}
-		before[at] = nil
-		if c, there := l.held[at]; there {
-			before[at] = &c
+		if _, done := before[at]; !done {
+			c, there := l.held[at]
+			before[at] = stood{c, there}
 		}
 	}
 	for _, service := range slices.Sorted(maps.Keys(changes)) {
@@ -92,6 +89,12 @@ func (l *ledger) enter(changes map[string]change, last bool) delta {
 		}
 	}
 	return l.compare(before)
+}
+
+// stood is what stood in a place, if anything did.
+type stood struct {
+	claim
+	there bool
 }
 
 // elements returns what the ports of a service ask for.
@@ -135,7 +138,7 @@ func (l *ledger) claim(at place, want claim) {
 }
 
 // compare returns what has changed in the places that were touched.
-func (l *ledger) compare(before map[place]*claim) delta {
+func (l *ledger) compare(before map[place]stood) delta {
 	d := delta{remove: map[string][]element{}, add: map[string][]element{}}
 	used := map[string]int{} // chains, and how many led there before
 	use := func(e element, n int) {
@@ -146,10 +149,10 @@ func (l *ledger) compare(before map[place]*claim) delta {
 	}
 	for at, old := range before {
 		now, there := l.held[at]
-		if old != nil && there && old.value == now.value {
+		if old.there && there && old.value == now.value {
 			continue
 		}
-		if old != nil {
+		if old.there {
 			e := element{at, old.value}
 			d.remove[at.set] = append(d.remove[at.set], e)
 			use(e, -1)

@@ -98,11 +98,11 @@ func (h *half) compute(config Config, self self, names map[string]struct{}, all 
 		h.self, all = self, true
 	}
 	if all {
-		names = map[string]struct{}{}
 		services, err := config.Services.Lister().List(labels.Everything())
 		if err != nil {
 			return nil, fmt.Errorf("list services: %w", err)
 		}
+		names = make(map[string]struct{}, len(services))
 		for _, s := range services {
 			names[s.Namespace+"/"+s.Name] = struct{}{}
 		}
@@ -110,7 +110,7 @@ func (h *half) compute(config Config, self self, names map[string]struct{}, all 
 			names[name] = struct{}{}
 		}
 	}
-	changes := map[string]change{}
+	changes := make(map[string]change, len(names))
 	for name := range names {
 		ports, err := h.portsOf(config, name)
 		if err != nil {

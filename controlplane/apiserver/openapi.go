@@ -18,7 +18,6 @@ import (
 	"github.com/munnerz/goautoneg"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/kube-openapi/pkg/handler3"
-	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"clusterctl/controlplane/api/openapi"
 )
@@ -124,11 +123,12 @@ func (d *documents) install(paths *mux.PathRecorderMux) {
 	paths.HandleFunc("/openapi/v3", d.list)
 	paths.HandlePrefix("/openapi/v3/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path := strings.TrimPrefix(r.URL.Path, "/openapi/v3/")
+		// An extension API server may have taken the place of metrics.
+		if d.remote.serve(w, r) {
+			return
+		}
 		found, ok := builtIn(openapi.V3(path))
 		if !ok {
-			if d.remote.serve(w, r) {
-				return
-			}
 			found, ok = d.custom.v3()[path]
 		}
 		if !ok {
@@ -242,8 +242,7 @@ func (s *Server) WebServices() []*restful.WebService {
 	taken := map[string]bool{}
 	for _, server := range s.chain {
 		for _, service := range server.Handler.GoRestfulContainer.RegisteredWebServices() {
-			// No document tells of metrics: they can only be read.
-			if path := service.RootPath(); !taken[path] && !strings.HasPrefix(path, "/apis/"+metricsv1beta1.GroupName) {
+			if path := service.RootPath(); !taken[path] {
 				taken[service.RootPath()] = true
 				services = append(services, service)
 			}

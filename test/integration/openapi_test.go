@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"k8s.io/client-go/rest"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/openapi"
@@ -27,7 +28,11 @@ var updateOpenAPI = flag.Bool("update-openapi", false, "write what controlplane/
 // routes and the published types are, and is how it is written.
 func TestOpenAPIIsGenerated(t *testing.T) {
 	c := Start(t)
-	maker := generate.NewMaker(must(api.NewExternalScheme())(t), apiserver.KubernetesVersion)
+	scheme := must(api.NewExternalScheme())(t)
+	// Without what AddToScheme adds for every group: it would be in all documents.
+	scheme.AddKnownTypes(metricsv1beta1.SchemeGroupVersion, &metricsv1beta1.NodeMetrics{}, &metricsv1beta1.NodeMetricsList{},
+		&metricsv1beta1.PodMetrics{}, &metricsv1beta1.PodMetricsList{})
+	maker := generate.NewMaker(scheme, apiserver.KubernetesVersion)
 	documents := must(maker.Documents(c.Server.WebServices()))(t)
 	types := must(maker.Types())(t)
 	if *updateOpenAPI {

@@ -87,7 +87,10 @@ func TestOpenAPI(t *testing.T) {
 		t.Error("OpenAPI v2 has no Deployment")
 	}
 	paths := must(c.Client.Discovery().OpenAPIV3().Paths())(t)
-	for path, schema := range map[string]string{"api/v1": "io.k8s.api.core.v1.Pod", "apis/apps/v1": "io.k8s.api.apps.v1.Deployment"} {
+	for path, schema := range map[string]string{
+		"api/v1": "io.k8s.api.core.v1.Pod", "apis/apps/v1": "io.k8s.api.apps.v1.Deployment",
+		"apis/metrics.k8s.io/v1beta1": "io.k8s.metrics.pkg.apis.metrics.v1beta1.PodMetrics",
+	} {
 		group, ok := paths[path]
 		if !ok {
 			t.Errorf("OpenAPI v3 does not list %s", path)

@@ -703,6 +703,11 @@ var names = [...]string{
 	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIServiceSpec",
 	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIServiceStatus",
 	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.ServiceReference",
+	"io.k8s.metrics.pkg.apis.metrics.v1beta1.ContainerMetrics",
+	"io.k8s.metrics.pkg.apis.metrics.v1beta1.NodeMetrics",
+	"io.k8s.metrics.pkg.apis.metrics.v1beta1.NodeMetricsList",
+	"io.k8s.metrics.pkg.apis.metrics.v1beta1.PodMetrics",
+	"io.k8s.metrics.pkg.apis.metrics.v1beta1.PodMetricsList",
 }
 
 var types = [...]schema.TypeDef{
@@ -4999,5 +5004,37 @@ var types = [...]schema.TypeDef{
 		{Name: "name", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
 		{Name: "namespace", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
 		{Name: "port", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &numeric}}},
+	}}}},
+	{Name: "io.k8s.metrics.pkg.apis.metrics.v1beta1.ContainerMetrics", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "name", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}, Default: ""},
+		{Name: "usage", Type: schema.TypeRef{Inlined: schema.Atom{Map: &schema.Map{ElementType: schema.TypeRef{NamedType: &names[618]}}}}},
+	}}}},
+	{Name: "io.k8s.metrics.pkg.apis.metrics.v1beta1.NodeMetrics", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "apiVersion", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "kind", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "metadata", Type: schema.TypeRef{NamedType: &names[646]}},
+		{Name: "timestamp", Type: schema.TypeRef{NamedType: &names[664]}},
+		{Name: "usage", Type: schema.TypeRef{Inlined: schema.Atom{Map: &schema.Map{ElementType: schema.TypeRef{NamedType: &names[618]}}}}},
+		{Name: "window", Type: schema.TypeRef{NamedType: &names[628]}},
+	}}}},
+	{Name: "io.k8s.metrics.pkg.apis.metrics.v1beta1.NodeMetricsList", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "apiVersion", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "items", Type: schema.TypeRef{Inlined: schema.Atom{List: &schema.List{ElementType: schema.TypeRef{NamedType: &names[687]}, ElementRelationship: "atomic"}}}},
+		{Name: "kind", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "metadata", Type: schema.TypeRef{NamedType: &names[642]}},
+	}}}},
+	{Name: "io.k8s.metrics.pkg.apis.metrics.v1beta1.PodMetrics", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "apiVersion", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "containers", Type: schema.TypeRef{Inlined: schema.Atom{List: &schema.List{ElementType: schema.TypeRef{NamedType: &names[686]}, ElementRelationship: "atomic"}}}},
+		{Name: "kind", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "metadata", Type: schema.TypeRef{NamedType: &names[646]}},
+		{Name: "timestamp", Type: schema.TypeRef{NamedType: &names[664]}},
+		{Name: "window", Type: schema.TypeRef{NamedType: &names[628]}},
+	}}}},
+	{Name: "io.k8s.metrics.pkg.apis.metrics.v1beta1.PodMetricsList", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "apiVersion", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "items", Type: schema.TypeRef{Inlined: schema.Atom{List: &schema.List{ElementType: schema.TypeRef{NamedType: &names[689]}, ElementRelationship: "atomic"}}}},
+		{Name: "kind", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "metadata", Type: schema.TypeRef{NamedType: &names[642]}},
 	}}}},
 }

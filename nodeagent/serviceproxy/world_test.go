@@ -58,12 +58,24 @@ func newWorld(t *testing.T, mode string) *world {
 	w := &world{t: t, node: netnstest.Namespace(t), client: netnstest.Namespace(t)}
 	w.must(netnstest.Within(w.node, func() error {
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cctl0"}}
-		return errors.Join(netlink.LinkAdd(bridge), address(bridge, "10.244.0.1/24"), loopback())
+		return errors.Join(netlink.LinkAdd(bridge), netnstest.Address(bridge, "10.244.0.1/24"), netnstest.Up("lo"))
 	}))
-	w.cable("client", w.client, nodeAddress+"/24", "192.0.2.2/24", nodeAddress, "")
+	w.must(netnstest.Cable(w.node, "client", nodeAddress+"/24", w.client, "192.0.2.2/24", nodeAddress))
 	for i := range w.pods {
 		w.pods[i] = netnstest.Namespace(t)
-		w.cable(fmt.Sprintf("pod%d", i), w.pods[i], "", fmt.Sprintf("10.244.0.%d/24", i+2), "10.244.0.1", "cctl0")
+		name := fmt.Sprintf("pod%d", i)
+		w.must(netnstest.Cable(w.node, name, "", w.pods[i], fmt.Sprintf("10.244.0.%d/24", i+2), "10.244.0.1"))
+		w.must(netnstest.Within(w.node, func() error {
+			port, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			bridge, err := netlink.LinkByName("cctl0")
+			if err != nil {
+				return err
+			}
+			return errors.Join(netlink.LinkSetMaster(port, bridge), netlink.LinkSetHairpin(port, true), netlink.LinkSetUp(port))
+		}))
 	}
 	w.must(netnstest.Within(w.node, func() error {
 		for _, name := range []string{"ipv4/ip_forward", "bridge/bridge-nf-call-iptables"} {
@@ -119,52 +131,6 @@ func (w *world) must(err error) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-}
-
-func address(link netlink.Link, text string) error {
-	a, err := netlink.ParseAddr(text)
-	if err != nil {
-		return err
-	}
-	return errors.Join(netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
-}
-
-func loopback() error {
-	link, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(link)
-}
-
-// cable connects a namespace with the node: near is the node's address, or
-// the cable is plugged into a bridge.
-func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway, bridge string) {
-	w.t.Helper()
-	w.must(netnstest.Within(w.node, func() error {
-		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
-		if err := netlink.LinkAdd(link); err != nil {
-			return err
-		}
-		if bridge == "" {
-			return address(link, near)
-		}
-		master, err := netlink.LinkByName(bridge)
-		if err != nil {
-			return err
-		}
-		return errors.Join(netlink.LinkSetMaster(link, master), netlink.LinkSetHairpin(link, true), netlink.LinkSetUp(link))
-	}))
-	w.must(netnstest.Within(ns, func() error {
-		link, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(loopback(), address(link, far)); err != nil {
-			return err
-		}
-		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway)})
-	}))
 }
 
 // serve answers TCP clients, and UDP ones, of a pod's port 8080 with the

@@ -42,15 +42,15 @@ func newWorld() (*world, error) {
 		*ns = created
 	}
 	return w, errors.Join(
-		w.cable("client", w.client, nodeAddress+"/24", "192.0.2.2/24", nodeAddress),
-		w.cable("pods", w.pods, "198.51.100.1/24", "198.51.100.2/24", "198.51.100.1"),
+		netnstest.Cable(w.node, "client", nodeAddress+"/24", w.client, "192.0.2.2/24", nodeAddress),
+		netnstest.Cable(w.node, "pods", "198.51.100.1/24", w.pods, "198.51.100.2/24", "198.51.100.1"),
 		netnstest.Within(w.node, func() error {
 			link, err := netlink.LinkByName("pods")
 			if err != nil {
 				return err
 			}
 			_, pods, _ := net.ParseCIDR(podCIDR)
-			return errors.Join(up("lo"), os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+			return errors.Join(netnstest.Up("lo"), os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
 				netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: pods, Gw: net.ParseIP("198.51.100.2")}))
 		}),
 		netnstest.Within(w.pods, w.answer),
@@ -65,7 +65,7 @@ func (w *world) answer() error {
 	}
 	_, pods, _ := net.ParseCIDR(podCIDR)
 	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: pods, Type: syscall.RTN_LOCAL, Table: 255, Scope: netlink.SCOPE_HOST}
-	if err := errors.Join(up("lo"), netlink.RouteAdd(route)); err != nil {
+	if err := netlink.RouteAdd(route); err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp4", fmt.Sprintf(":%d", podPort))
@@ -94,38 +94,6 @@ func (w *world) close() {
 	for _, ns := range []netns.NsHandle{w.node, w.client, w.pods} {
 		ns.Close()
 	}
-}
-
-func up(name string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(link)
-}
-
-// cable connects a namespace with the node.
-func (w *world) cable(name string, ns netns.NsHandle, near, far, gateway string) error {
-	address := func(link netlink.Link, text string) error {
-		a, err := netlink.ParseAddr(text)
-		if err != nil {
-			return err
-		}
-		return errors.Join(netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
-	}
-	if err := netnstest.Within(w.node, func() error {
-		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
-		return errors.Join(netlink.LinkAdd(link), address(link, near))
-	}); err != nil {
-		return fmt.Errorf("lay a cable: %w", err)
-	}
-	return netnstest.Within(ns, func() error {
-		link, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		return errors.Join(address(link, far), netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway)}))
-	})
 }
 
 // start runs a program on the node.

@@ -25,6 +25,7 @@ type Agent struct {
 	steps                *prometheus.HistogramVec
 	statusSync           prometheus.Histogram
 	pods, podErrors      prometheus.Counter
+	ownUsers, ownErrors  prometheus.Counter
 	containers           *prometheus.CounterVec
 	containerErrors      *prometheus.CounterVec
 	containerEnds        *prometheus.CounterVec
@@ -81,6 +82,8 @@ func New(node string) *Agent {
 		"Duration in seconds to sync a pod status update.", []float64{0.010, 0.050, 0.100, 0.500, 1, 5, 10, 20, 30, 45, 60}))
 	a.pods = count("kubelet_started_pods_total", "Cumulative number of pods started").WithLabelValues()
 	a.podErrors = count("kubelet_started_pods_errors_total", "Cumulative number of errors when starting pods").WithLabelValues()
+	a.ownUsers = count("kubelet_started_user_namespaced_pods_total", "Cumulative number of pods with user namespaces started.").WithLabelValues()
+	a.ownErrors = count("kubelet_started_user_namespaced_pods_errors_total", "Cumulative number of errors when starting pods with user namespaces.").WithLabelValues()
 	a.containers = count("kubelet_started_containers_total", "Cumulative number of containers started", "container_type")
 	a.containerErrors = count("kubelet_started_containers_errors_total", "Cumulative number of errors when starting containers", "container_type", "code")
 	a.containerEnds = count("kubelet_terminated_containers_total", "Cumulative number of container terminations.", "container_type", "exit_code", "reason")
@@ -125,11 +128,18 @@ func (a *Agent) PodStep(stage string, took time.Duration) {
 	a.steps.WithLabelValues(stage).Observe(took.Seconds())
 }
 
-// PodSandbox counts a sandbox that is made, or cannot be.
-func (a *Agent) PodSandbox(err error) {
+// PodSandbox counts a sandbox that is made, or cannot be, and whether it has users
+// of its own.
+func (a *Agent) PodSandbox(ownUsers bool, err error) {
 	a.pods.Inc()
+	if ownUsers {
+		a.ownUsers.Inc()
+	}
 	if err != nil {
 		a.podErrors.Inc()
+		if ownUsers {
+			a.ownErrors.Inc()
+		}
 	}
 }
 

@@ -16,7 +16,8 @@ func TestCounters(t *testing.T) {
 	a.ContainerStarted(Container, "")
 	a.ContainerStarted(InitContainer, "RunContainerError")
 	a.ContainerEnded(Container, 139, "Error")
-	a.PodSandbox(nil)
+	a.PodSandbox(true, nil)
+	a.PodSandbox(false, errors.New("no address"))
 	a.Evicted("memory.available")
 	at := time.Unix(1000, 0)
 	a.Relisted(at, time.Millisecond)
@@ -46,14 +47,20 @@ kubelet_started_containers_total{container_type="container"} 1
 kubelet_started_containers_total{container_type="init_container"} 1
 # HELP kubelet_started_pods_total Cumulative number of pods started
 # TYPE kubelet_started_pods_total counter
-kubelet_started_pods_total 1
+kubelet_started_pods_total 2
+# HELP kubelet_started_user_namespaced_pods_errors_total Cumulative number of errors when starting pods with user namespaces.
+# TYPE kubelet_started_user_namespaced_pods_errors_total counter
+kubelet_started_user_namespaced_pods_errors_total 0
+# HELP kubelet_started_user_namespaced_pods_total Cumulative number of pods with user namespaces started.
+# TYPE kubelet_started_user_namespaced_pods_total counter
+kubelet_started_user_namespaced_pods_total 1
 # HELP kubelet_terminated_containers_total Cumulative number of container terminations.
 # TYPE kubelet_terminated_containers_total counter
 kubelet_terminated_containers_total{container_type="container",exit_code="139",reason="Error"} 1
 `
 	if err := testutil.GatherAndCompare(a.Registry, strings.NewReader(want), "kubelet_evictions", "kubelet_node_name", "kubelet_pleg_last_seen_seconds",
 		"kubelet_runtime_operations_total", "kubelet_runtime_operations_errors_total", "kubelet_started_containers_total",
-		"kubelet_started_containers_errors_total", "kubelet_started_pods_total", "kubelet_terminated_containers_total"); err != nil {
+		"kubelet_started_containers_errors_total", "kubelet_started_pods_total", "kubelet_started_user_namespaced_pods_total", "kubelet_started_user_namespaced_pods_errors_total", "kubelet_terminated_containers_total"); err != nil {
 		t.Error(err)
 	}
 	if n := testutil.CollectAndCount(a.interval); n != 1 {

@@ -241,7 +241,7 @@ func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) er
 		_, err := w.agent.Config.Runtime.RunPodSandbox(ctx, config, handler)
 		return err
 	})
-	w.agent.Metrics.PodSandbox(err)
+	w.agent.Metrics.PodSandbox(config.Linux.SecurityContext.NamespaceOptions.UsernsOptions != nil, err)
 	if err != nil {
 		if ctx.Err() == nil {
 			w.agent.event(pod, "", v1.EventTypeWarning, "FailedCreatePodSandBox", fmt.Sprintf("Failed to create pod sandbox: %v", err))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -154,7 +155,11 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	tree, err := cgroups.Open(cgroupRoot, cgroups.Options{Driver: config.CgroupDriver, PodPIDs: config.PodPIDs, Together: limits})
+	driver, err := cri.CgroupDriver(ctx)
+	if err != nil {
+		return err
+	}
+	tree, err := cgroups.Open(cgroupRoot, cgroups.Options{Driver: cmp.Or(driver, config.CgroupDriver), PodPIDs: config.PodPIDs, Together: limits})
 	if err != nil {
 		return err
 	}
@@ -233,6 +238,9 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	})
 	start("pods", func() error { return agent.Run(ctx) })
 	start("strays", func() error {
+		if config.CRISocket != "unix://"+hostconfig.CRISock {
+			return nil // another runtime looks after its own
+		}
 		strays := runtime.Strays{
 			Tasks: filepath.Join(hostconfig.CtrState, "io.containerd.runtime.v2.task"),
 			Runc:  filepath.Join(hostconfig.BinDir, "runc"), Root: filepath.Join(hostconfig.RunDir, "runc"),

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -218,7 +219,7 @@ func TestAgentRunsAdoptsRestartsAndDeletes(t *testing.T) {
 	}
 
 	b.cri.Lock()
-	run := b.cri.Containers[first[len(idPrefix):]]
+	run := b.cri.Containers[strings.TrimPrefix(first, "containerd://")]
 	run.State, run.ExitCode, run.Reason, run.FinishedAt = criv1.ContainerState_CONTAINER_EXITED, 3, "Error", time.Now().UnixNano()
 	b.cri.Unlock()
 	pod = b.until("restarted", func(p *v1.Pod) bool { return p.Status.ContainerStatuses[0].RestartCount == 1 && ready(p) })

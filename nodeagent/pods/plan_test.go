@@ -43,7 +43,7 @@ func testPod(policy v1.RestartPolicy, inits ...string) *v1.Pod {
 func run(name string, state runtime.State, code int32, attempt uint32) runtime.Container {
 	c := v1.Container{Name: name, Image: "i"}
 	r := runtime.Container{
-		ID: fmt.Sprintf("%s-%d", name, attempt), SandboxID: "s", Name: name, Attempt: attempt, Hash: Hash(&c),
+		ID: fmt.Sprintf("%s-%d", name, attempt), URI: fmt.Sprintf("containerd://%s-%d", name, attempt), SandboxID: "s", Name: name, Attempt: attempt, Hash: Hash(&c),
 		State: state, ExitCode: code, CreatedAt: t0.Add(time.Duration(attempt) * time.Second), StartedAt: t0,
 	}
 	if state == runtime.Exited {

@@ -13,9 +13,6 @@ import (
 	"clusterctl/nodeagent/runtime"
 )
 
-// idPrefix is how the API spells a container's ID.
-const idPrefix = "containerd://"
-
 // describer makes the statuses of containers.
 type describer struct {
 	s       *Situation
@@ -72,7 +69,7 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 		return status
 	}
 	run := runs[0]
-	status.ContainerID = idPrefix + run.ID
+	status.ContainerID = run.URI
 	status.RestartCount = int32(run.Attempt)
 	status.ImageID = run.ImageRef
 	if run.Image != "" {
@@ -197,7 +194,7 @@ func state(run *runtime.Container) v1.ContainerState {
 		return v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
 			ExitCode: run.ExitCode, Reason: run.Reason, Message: run.Message,
 			StartedAt: wholeSeconds(run.StartedAt), FinishedAt: wholeSeconds(run.FinishedAt),
-			ContainerID: idPrefix + run.ID,
+			ContainerID: run.URI,
 		}}
 	}
 	return v1.ContainerState{Terminated: lost()}

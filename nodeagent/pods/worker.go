@@ -329,7 +329,7 @@ func (w *worker) watchProbes(s *Situation) {
 func told(pod *v1.Pod, run *runtime.Container) *probes.Result {
 	for _, list := range [][]v1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
 		for i := range list {
-			if list[i].ContainerID == idPrefix+run.ID {
+			if list[i].ContainerID == run.URI {
 				return &probes.Result{Started: isTrue(list[i].Started), Ready: list[i].Ready}
 			}
 		}

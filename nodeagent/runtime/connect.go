@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 	client "k8s.io/cri-client/pkg"
 )
 
@@ -20,13 +23,14 @@ type Runtime struct {
 	cri.RuntimeService
 	Images cri.ImageManagerService
 
+	name     string // of the program, as it calls itself: "containerd", "cri-o"
 	logger   *slog.Logger
 	observer Observer // nil: nobody wants to know
 }
 
-// New wraps CRI services that exist already.
+// New wraps CRI services of containerd that exist already.
 func New(service cri.RuntimeService, images cri.ImageManagerService, logger *slog.Logger) *Runtime {
-	return &Runtime{RuntimeService: service, Images: images, logger: logger}
+	return &Runtime{name: "containerd", RuntimeService: service, Images: images, logger: logger}
 }
 
 // Connect dials the CRI socket ("unix:///run/…") and waits until the runtime
@@ -35,9 +39,16 @@ func Connect(ctx context.Context, socket string, logger *slog.Logger) (*Runtime,
 	for delay := 200 * time.Millisecond; ; delay = min(2*delay, 5*time.Second) {
 		service, err := client.NewRemoteRuntimeService(ctx, socket, requestTimeout, nil, false)
 		if err == nil {
-			images, err := client.NewRemoteImageService(ctx, socket, requestTimeout, nil, false)
+			var images cri.ImageManagerService
+			images, err = client.NewRemoteImageService(ctx, socket, requestTimeout, nil, false)
 			if err == nil {
-				return New(service, images, logger), nil
+				var version *criv1.VersionResponse
+				if version, err = service.Version(ctx, "v1"); err == nil {
+					r := New(service, images, logger)
+					r.name = version.RuntimeName
+					return r, nil
+				}
+				_ = images.Close(ctx)
 			}
 			_ = service.Close(ctx)
 		}
@@ -47,5 +58,28 @@ func Connect(ctx context.Context, socket string, logger *slog.Logger) (*Runtime,
 			return nil, fmt.Errorf("connect to container runtime at %s: %w", socket, ctx.Err())
 		case <-time.After(delay):
 		}
+	}
+}
+
+// CgroupDriver is how the runtime names control groups, "cgroupfs" or "systemd";
+// empty if it does not tell.
+func (r *Runtime) CgroupDriver(ctx context.Context) (string, error) {
+	config, err := r.RuntimeConfig(ctx)
+	if status.Code(err) == codes.Unimplemented {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask the runtime for its cgroup driver: %w", err)
+	}
+	if config.GetLinux() == nil {
+		return "", nil
+	}
+	switch driver := config.Linux.CgroupDriver; driver {
+	case criv1.CgroupDriver_CGROUPFS:
+		return "cgroupfs", nil
+	case criv1.CgroupDriver_SYSTEMD:
+		return "systemd", nil
+	default:
+		return "", fmt.Errorf("the runtime has a cgroup driver that is not known: %s", driver)
 	}
 }

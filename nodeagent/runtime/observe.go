@@ -44,6 +44,7 @@ type Sandbox struct {
 // Container is one run of a container of a pod.
 type Container struct {
 	ID          string
+	URI         string // the ID as the API spells it, "containerd://…"
 	SandboxID   string
 	Name        string
 	Attempt     uint32 // restarts before this run
@@ -135,7 +136,7 @@ func (r *Runtime) Pod(ctx context.Context, uid types.UID) (*Pod, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read container %s: %w", c.Id, err)
 		}
-		pod.Containers = append(pod.Containers, container(c, full.Status))
+		pod.Containers = append(pod.Containers, r.container(c, full.Status))
 	}
 	slices.SortStableFunc(pod.Containers, func(a, b Container) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	return pod, nil
@@ -183,9 +184,10 @@ func sandboxIPs(s *criv1.PodSandboxStatus) []string {
 	return ips
 }
 
-func container(listed *criv1.Container, s *criv1.ContainerStatus) Container {
+func (r *Runtime) container(listed *criv1.Container, s *criv1.ContainerStatus) Container {
 	c := Container{
 		ID:          s.Id,
+		URI:         r.name + "://" + s.Id,
 		SandboxID:   listed.PodSandboxId,
 		Name:        s.Metadata.GetName(),
 		Attempt:     s.Metadata.GetAttempt(),

@@ -130,13 +130,16 @@ func (c *Client) Healthy(ctx context.Context) error {
 	if time.Since(c.probedAt) < time.Second {
 		return c.probeErr
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	probe, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	_, err := c.etcd.Get(ctx, path.Join(c.Prefix(), "health"))
+	_, err := c.etcd.Get(probe, path.Join(c.Prefix(), "health"))
 	if err != nil {
 		err = fmt.Errorf("read from etcd: %w", err)
 	}
-	c.probedAt, c.probeErr = time.Now(), err
+	// That one who asked has gone says nothing about etcd to the next.
+	if ctx.Err() == nil {
+		c.probedAt, c.probeErr = time.Now(), err
+	}
 	return err
 }
 

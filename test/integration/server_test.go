@@ -152,6 +152,20 @@ func openStore(t *testing.T, c *Cluster) *storage.Client {
 	return store
 }
 
+// TestProbeThatIsCalledOff checks that a probe whose client has gone does not
+// make the server look ill to the next one.
+func TestProbeThatIsCalledOff(t *testing.T) {
+	store := openStore(t, Start(t))
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := store.Healthy(gone); err == nil {
+		t.Error("a probe that was called off succeeds")
+	}
+	if err := store.Healthy(t.Context()); err != nil {
+		t.Errorf("the next probe: %v", err)
+	}
+}
+
 // TestEndpointsFollowServers plays a second API server that comes and dies.
 func TestEndpointsFollowServers(t *testing.T) {
 	c := Start(t)

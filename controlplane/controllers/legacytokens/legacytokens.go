@@ -1,6 +1,7 @@
 // Package legacytokens fills secrets of the type
 // kubernetes.io/service-account-token with a token of the account that they
-// name, which lives as long as they do, and removes those whose account is gone.
+// name, which lives as long as they do, removes those whose account is gone, and
+// takes deleted ones off their account's list.
 package legacytokens
 
 import (
@@ -8,6 +9,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/retry"
 
 	"clusterctl/controlplane/auth/authn"
 	"clusterctl/controlplane/controllers/reconcile"
@@ -35,6 +39,19 @@ type controller struct {
 	accounts corelisters.ServiceAccountLister
 	secrets  cache.SharedIndexInformer
 	loop     *reconcile.Loop
+	// deleted has whose the secrets were that are gone, and maybe still listed.
+	deleted sync.Map // key → owner
+}
+
+// owner is the account that a secret names; uid may be empty.
+type owner struct{ name, uid string }
+
+func ownerOf(secret *corev1.Secret) owner {
+	return owner{secret.Annotations[corev1.ServiceAccountNameKey], secret.Annotations[corev1.ServiceAccountUIDKey]}
+}
+
+func (o owner) is(account *corev1.ServiceAccount) bool {
+	return o.uid == "" || string(account.UID) == o.uid
 }
 
 // New makes the controller. pki has the key that signs and the cluster CA's
@@ -76,7 +93,9 @@ func New(env *reconcile.Environment, pki hostconfig.PKI) (reconcile.Controller, 
 			c.loop.AddObject(secret)
 		}
 	}
-	_, err = c.secrets.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: wake, UpdateFunc: func(_, obj any) { wake(obj) }})
+	_, err = c.secrets.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: wake, UpdateFunc: func(_, obj any) { wake(obj) }, DeleteFunc: c.noteDeleted,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("watch secrets: %w", err)
 	}
@@ -99,8 +118,11 @@ func (c *controller) Run(ctx context.Context) error {
 
 func (c *controller) reconcile(ctx context.Context, key string) error {
 	obj, exists, err := c.secrets.GetStore().GetByKey(key)
-	if err != nil || !exists {
+	if err != nil {
 		return err
+	}
+	if !exists {
+		return c.forget(ctx, key)
 	}
 	secret := obj.(*corev1.Secret)
 	if secret.DeletionTimestamp != nil {
@@ -129,23 +151,65 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	return nil
 }
 
+// noteDeleted takes what the informer tells of a secret that is gone.
+func (c *controller) noteDeleted(obj any) {
+	if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = last.Obj
+	}
+	if secret, ok := obj.(*corev1.Secret); ok {
+		c.deleted.Store(reconcile.Key(secret), ownerOf(secret))
+		c.loop.AddObject(secret)
+	}
+}
+
+// forget takes a deleted secret off the list of its account.
+func (c *controller) forget(ctx context.Context, key string) error {
+	value, ok := c.deleted.Load(key)
+	if !ok {
+		return nil
+	}
+	whose := value.(owner)
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return fmt.Errorf("read key of a secret: %w", err)
+	}
+	accounts := c.client.CoreV1().ServiceAccounts(namespace)
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		account, err := accounts.Get(ctx, whose.name, metav1.GetOptions{})
+		if err != nil || !whose.is(account) {
+			return err
+		}
+		before := len(account.Secrets)
+		account.Secrets = slices.DeleteFunc(account.Secrets, func(ref corev1.ObjectReference) bool { return ref.Name == name })
+		if len(account.Secrets) == before {
+			return nil
+		}
+		_, err = accounts.Update(ctx, account, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("take a deleted secret off its account's list: %w", err)
+	}
+	c.deleted.CompareAndDelete(key, whose)
+	return nil
+}
+
 // account is the one that a secret names; nil if it is gone, or another life of
 // the same name.
 func (c *controller) account(ctx context.Context, secret *corev1.Secret) (*corev1.ServiceAccount, error) {
-	name, uid := secret.Annotations[corev1.ServiceAccountNameKey], secret.Annotations[corev1.ServiceAccountUIDKey]
-	fits := func(account *corev1.ServiceAccount) bool { return uid == "" || string(account.UID) == uid }
-	account, err := c.accounts.ServiceAccounts(secret.Namespace).Get(name)
-	if err == nil && fits(account) {
+	whose := ownerOf(secret)
+	account, err := c.accounts.ServiceAccounts(secret.Namespace).Get(whose.name)
+	if err == nil && whose.is(account) {
 		return account, nil
 	}
 	// The cache may be behind, and a secret is soon deleted.
-	account, err = c.client.CoreV1().ServiceAccounts(secret.Namespace).Get(ctx, name, metav1.GetOptions{})
+	account, err = c.client.CoreV1().ServiceAccounts(secret.Namespace).Get(ctx, whose.name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("find service account: %w", err)
-	case !fits(account):
+	case !whose.is(account):
 		return nil, nil
 	}
 	return account, nil

@@ -8,11 +8,14 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"os"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 
 	"clusterctl/controlplane/controllers/controllertest"
 	"clusterctl/hostconfig"
@@ -107,5 +110,51 @@ func TestSecretsFollowAccounts(t *testing.T) {
 	}
 	for _, name := range []string{"empty", "whole", "other-ca"} {
 		controllertest.Eventually(t, "the end of "+name, gone(name))
+	}
+}
+
+func TestAccountsForgetDeletedSecrets(t *testing.T) {
+	account := func(name string) *corev1.ServiceAccount {
+		return &corev1.ServiceAccount{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", UID: types.UID(name + "-uid")},
+			Secrets:    []corev1.ObjectReference{{Name: "first"}, {Name: "lost"}, {Name: "last"}},
+		}
+	}
+	for _, c := range []struct {
+		name string
+		gone *corev1.Secret
+		want []string
+	}{
+		{"its own", secret("lost", "robot", "robot-uid", nil), []string{"first", "last"}},
+		{"never filled", secret("lost", "robot", "", nil), []string{"first", "last"}},
+		{"of another account", secret("lost", "other", "other-uid", nil), []string{"first", "lost", "last"}},
+		{"of an earlier life", secret("lost", "robot", "robot-before", nil), []string{"first", "lost", "last"}},
+		{"of nobody", secret("lost", "nobody", "", nil), []string{"first", "lost", "last"}},
+		{"not listed", secret("unlisted", "robot", "robot-uid", nil), []string{"first", "lost", "last"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := controllertest.New(t, account("robot"), account("other"))
+			made, err := New(f.Env, files(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Start(t, made)
+			made.(*controller).noteDeleted(cache.DeletedFinalStateUnknown{Obj: c.gone})
+			controllertest.Eventually(t, "the secret to be forgotten", func() bool {
+				_, waits := made.(*controller).deleted.Load("ns/" + c.gone.Name)
+				return !waits
+			})
+			got, err := f.Client.CoreV1().ServiceAccounts("ns").Get(context.Background(), "robot", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, ref := range got.Secrets {
+				names = append(names, ref.Name)
+			}
+			if !slices.Equal(names, c.want) {
+				t.Errorf("the account lists %v, want %v", names, c.want)
+			}
+		})
 	}
 }

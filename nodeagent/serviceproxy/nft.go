@@ -62,17 +62,13 @@ func (n *nftablesBackend) probe() error {
 func (n *nftablesBackend) apply(all map[string][]servicePort, changes map[string]change) (changed bool, err error) {
 	books := n.ledger
 	n.ledger = nil // until it is certain
-	fresh := books == nil
+	fresh, create := books == nil, false
 	if fresh {
 		if books, err = n.read(); err != nil {
 			return false, err
 		}
-		if books == nil {
-			if err := n.create(); err != nil {
-				return false, err
-			}
+		if create = books == nil; create {
 			books = newLedger(n.layout)
-			changed = true
 		}
 		changes = make(map[string]change, len(all))
 		for name, ports := range all {
@@ -85,20 +81,20 @@ func (n *nftablesBackend) apply(all map[string][]servicePort, changes map[string
 		for _, name := range names[first:min(first+perTransaction, len(names))] {
 			part[name] = changes[name]
 		}
-		done, err := n.change(books, books.enter(part, fresh && first+perTransaction >= len(names)))
+		done, err := n.change(books, books.enter(part, fresh && first+perTransaction >= len(names)), create)
 		if err != nil {
 			return changed, err
 		}
-		changed = changed || done
+		changed, create = changed || done, false
 	}
 	n.ledger = books
 	return changed, nil
 }
 
-// change gives the kernel a delta in one transaction: no packet ever
-// meets half of it.
-func (n *nftablesBackend) change(books *ledger, d delta) (bool, error) {
-	if d.empty() {
+// change gives the kernel a delta in one transaction: no packet ever meets half of
+// it. If create, the table is laid out anew first, whatever it held.
+func (n *nftablesBackend) change(books *ledger, d delta, create bool) (bool, error) {
+	if d.empty() && !create {
 		return false, nil
 	}
 	conn, err := openNftables()
@@ -106,6 +102,11 @@ func (n *nftablesBackend) change(books *ledger, d delta) (bool, error) {
 		return false, err
 	}
 	t := &transaction{conn: conn, layout: n.layout, table: n.layout.table()}
+	if create {
+		conn.AddTable(t.table) // so that it can be removed in any case
+		conn.DelTable(t.table)
+		t.lay()
+	}
 	for _, name := range d.newChains {
 		c, known := books.chains[name]
 		if !known {
@@ -130,19 +131,6 @@ func (n *nftablesBackend) change(books *ledger, d delta) (bool, error) {
 		conn.DelChain(c)
 	}
 	return true, t.flush()
-}
-
-// create lays the table out anew, whatever it held.
-func (n *nftablesBackend) create() error {
-	conn, err := openNftables()
-	if err != nil {
-		return err
-	}
-	t := &transaction{conn: conn, layout: n.layout, table: n.layout.table()}
-	conn.AddTable(t.table) // so that it can be removed in any case
-	conn.DelTable(t.table)
-	t.lay()
-	return t.flush()
 }
 
 // exists tells whether the table is there and, if it is, which chains it has.

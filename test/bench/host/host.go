@@ -8,8 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -20,6 +18,7 @@ import (
 
 	"clusterctl/bootstrap/pki"
 	"clusterctl/hostconfig"
+	"clusterctl/test/bench/usage"
 	"clusterctl/test/fixture"
 )
 
@@ -178,49 +177,8 @@ func (h *Host) AwaitReady(ctx context.Context, p *Process) error {
 	}
 }
 
-// tick is the unit of CPU time in /proc, the same on every Linux.
-const tick = time.Second / 100
-
 // CPU is what the process has used so far.
-func (p *Process) CPU() (time.Duration, error) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	// The fields after the name, which ends with the last parenthesis.
-	fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:]))
-	var sum time.Duration
-	for _, field := range fields[11:13] { // utime, stime
-		ticks, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("parse CPU time: %w", err)
-		}
-		sum += time.Duration(ticks) * tick
-	}
-	return sum, nil
-}
-
-// Memory is in bytes.
-type Memory struct{ Resident, Anonymous, Peak int64 }
+func (p *Process) CPU() (time.Duration, error) { return usage.Of(p.Process.Pid).CPU() }
 
 // Memory is what the process holds now, and held at most.
-func (p *Process) Memory() (Memory, error) {
-	var m Memory
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
-	if err != nil {
-		return m, err
-	}
-	for line := range strings.Lines(string(content)) {
-		fields := strings.Fields(line)
-		target := map[string]*int64{"VmRSS:": &m.Resident, "RssAnon:": &m.Anonymous, "VmHWM:": &m.Peak}[fields[0]]
-		if target == nil {
-			continue
-		}
-		kilobytes, err := strconv.ParseInt(fields[1], 10, 64)
-		if err != nil {
-			return m, fmt.Errorf("parse memory: %w", err)
-		}
-		*target = kilobytes << 10
-	}
-	return m, nil
-}
+func (p *Process) Memory() (usage.Memory, error) { return usage.Of(p.Process.Pid).Memory() }

@@ -6,11 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 
 	"clusterctl/hostconfig"
+	"clusterctl/test/bench/usage"
 )
 
 // The contestants.
@@ -139,63 +138,15 @@ func copyFile(from, to string) error {
 	return target.Close()
 }
 
-// process is the agent's, as /proc of the worker shows it.
-type process struct{ dir string }
-
-func (a *agent) process(ctx context.Context, l *lab) (*process, error) {
+// process is the agent's.
+func (a *agent) process(ctx context.Context, l *lab) (usage.Process, error) {
 	pid, err := l.on(ctx, "systemctl", "show", "--property=MainPID", "--value", a.unit)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	pid = strings.TrimSpace(pid)
 	if pid == "0" {
-		return nil, fmt.Errorf("%s does not run", a.unit)
+		return "", fmt.Errorf("%s does not run", a.unit)
 	}
-	return &process{dir: l.path("/proc/" + pid)}, nil
-}
-
-// tick is the unit of CPU time in /proc, the same on every Linux.
-const tick = time.Second / 100
-
-// cpu is what the process itself has used so far.
-func (p *process) cpu() (time.Duration, error) {
-	content, err := os.ReadFile(filepath.Join(p.dir, "stat"))
-	if err != nil {
-		return 0, fmt.Errorf("read CPU time: %w", err)
-	}
-	// The fields after the name, which ends with the last parenthesis.
-	fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:]))
-	var sum time.Duration
-	for _, field := range fields[11:13] { // utime, stime
-		ticks, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("parse CPU time: %w", err)
-		}
-		sum += time.Duration(ticks) * tick
-	}
-	return sum, nil
-}
-
-// memory is in bytes.
-type memory struct{ resident, anonymous, peak float64 }
-
-func (p *process) memory() (memory, error) {
-	var m memory
-	content, err := os.ReadFile(filepath.Join(p.dir, "status"))
-	if err != nil {
-		return m, fmt.Errorf("read memory: %w", err)
-	}
-	for line := range strings.Lines(string(content)) {
-		fields := strings.Fields(line)
-		target := map[string]*float64{"VmRSS:": &m.resident, "RssAnon:": &m.anonymous, "VmHWM:": &m.peak}[fields[0]]
-		if target == nil {
-			continue
-		}
-		kilobytes, err := strconv.ParseFloat(fields[1], 64)
-		if err != nil {
-			return m, fmt.Errorf("parse memory: %w", err)
-		}
-		*target = kilobytes * 1024
-	}
-	return m, nil
+	return usage.Process(l.path("/proc/" + pid)), nil
 }

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"clusterctl/test/bench/usage"
 )
 
 // clients make pods at the same time.
@@ -35,7 +37,7 @@ type result struct {
 
 // idle is use while nothing happens.
 type idle struct {
-	memory
+	usage.Memory
 	cpu float64 // share of one core
 }
 
@@ -61,19 +63,19 @@ func measure(ctx context.Context, l *lab, a *agent, o options) (*result, error) 
 		return nil, err
 	}
 	r := &result{pods: o.pods, fullPods: o.full}
-	if r.empty, err = process.idle(ctx, o); err != nil {
+	if r.empty, err = measureIdle(ctx, process, o); err != nil {
 		return nil, err
 	}
 
 	say("%s: %d pods at once", a.name, o.pods)
-	before, err := process.cpu()
+	before, err := process.CPU()
 	if err != nil {
 		return nil, err
 	}
 	if r.running, r.whole, err = l.burst(ctx, w, "pod", o.pods); err != nil {
 		return nil, err
 	}
-	after, err := process.cpu()
+	after, err := process.CPU()
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +104,7 @@ func measure(ctx context.Context, l *lab, a *agent, o options) (*result, error) 
 	if _, _, err := l.burst(ctx, w, "more", o.full-o.pods+o.exits); err != nil {
 		return nil, err
 	}
-	if r.full, err = process.idle(ctx, o); err != nil {
+	if r.full, err = measureIdle(ctx, process, o); err != nil {
 		return nil, err
 	}
 	if r.gone, err = l.clean(ctx, w); err != nil {
@@ -201,14 +203,14 @@ func (l *lab) clean(ctx context.Context, w *watcher) (time.Duration, error) {
 	return took, err
 }
 
-// idle leaves the agent alone and then measures what it uses.
-func (p *process) idle(ctx context.Context, o options) (idle, error) {
+// measureIdle leaves the agent alone and then measures what it uses.
+func measureIdle(ctx context.Context, p usage.Process, o options) (idle, error) {
 	err := pause(ctx, o.settle)
-	before, cpuErr := p.cpu()
+	before, cpuErr := p.CPU()
 	began := time.Now()
 	err = errors.Join(err, cpuErr, pause(ctx, o.idle))
-	after, cpuErr := p.cpu()
-	m, memoryErr := p.memory()
+	after, cpuErr := p.CPU()
+	m, memoryErr := p.Memory()
 	return idle{m, (after - before).Seconds() / time.Since(began).Seconds()}, errors.Join(err, cpuErr, memoryErr)
 }
 

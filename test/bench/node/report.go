@@ -25,11 +25,11 @@ func rows(r result) []row {
 		idle
 	}{{0, r.empty}, {r.fullPods, r.full}} {
 		out = append(out,
-			row{fmt.Sprintf("RSS, %d pods", one.pods), "%.0f MB", one.resident / 1e6},
-			row{fmt.Sprintf("of that anonymous, %d pods", one.pods), "%.0f MB", one.anonymous / 1e6},
+			row{fmt.Sprintf("RSS, %d pods", one.pods), "%.0f MB", float64(one.Resident) / 1e6},
+			row{fmt.Sprintf("of that anonymous, %d pods", one.pods), "%.0f MB", float64(one.Anonymous) / 1e6},
 			row{fmt.Sprintf("idle CPU of one core, %d pods", one.pods), "%.2f %%", one.cpu * 100})
 	}
-	return append(out, row{"RSS, peak", "%.0f MB", r.full.peak / 1e6})
+	return append(out, row{"RSS, peak", "%.0f MB", float64(r.full.Peak) / 1e6})
 }
 
 type row struct {

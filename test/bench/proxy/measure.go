@@ -7,15 +7,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"clusterctl/nodeagent/netnstest"
+	"clusterctl/test/bench/usage"
 )
 
 // result is what was measured of one proxy with one number of services.
@@ -25,7 +23,7 @@ type result struct {
 	changes  []time.Duration // from an endpoint's change until packets went there
 	changeIn time.Duration   // CPU time of one change
 	first    []time.Duration // what a connection waited for
-	memory   int64           // bytes, resident, after all of that
+	memory   usage.Memory    // after all of that
 }
 
 const (
@@ -96,14 +94,15 @@ func measure(ctx context.Context, c contestant, services, changes int) (r result
 	if err != nil {
 		return r, err
 	}
-	if r.coldCPU, err = spent(command); err != nil {
+	process := usage.Of(command.Process.Pid)
+	if r.coldCPU, err = process.CPUWithChildren(); err != nil {
 		return r, err
 	}
 	err = netnstest.Within(w.client, func() error { return r.change(ctx, w, a, services, changes) })
 	if err != nil {
 		return r, err
 	}
-	after, err := spent(command)
+	after, err := process.CPUWithChildren()
 	if err != nil {
 		return r, err
 	}
@@ -122,7 +121,7 @@ func measure(ctx context.Context, c contestant, services, changes int) (r result
 	if err != nil {
 		return r, err
 	}
-	r.memory, err = resident(command)
+	r.memory, err = process.Memory()
 	return r, err
 }
 
@@ -178,39 +177,6 @@ func (w *world) await(ctx context.Context, since time.Time, i int, want string) 
 		}
 	}
 	return errors.New("a service does not answer")
-}
-
-// spent is the CPU time of a program and of those it has run.
-func spent(command *exec.Cmd) (time.Duration, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", command.Process.Pid))
-	if err != nil {
-		return 0, fmt.Errorf("read CPU time: %w", err)
-	}
-	_, rest, _ := strings.Cut(string(raw), ") ")
-	var ticks int64
-	for _, field := range strings.Fields(rest)[11:15] { // utime, stime, cutime, cstime
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("read CPU time: %w", err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil
-}
-
-// resident is how much memory a program holds, in bytes.
-func resident(command *exec.Cmd) (int64, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", command.Process.Pid))
-	if err != nil {
-		return 0, fmt.Errorf("read memory: %w", err)
-	}
-	for line := range strings.Lines(string(raw)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kilobytes, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kilobytes << 10, err
-		}
-	}
-	return 0, errors.New("no VmRSS")
 }
 
 // percentile of durations.

@@ -14,7 +14,7 @@ func header(out io.Writer) {
 func row(out io.Writer, services int, name string, r result) {
 	fmt.Fprintf(out, "| %d | %s | %s | %s | %s | %s | %s | %s | %s | %d MiB |\n", services, name,
 		round(r.cold), round(r.coldCPU), round(percentile(r.changes, 50)), round(percentile(r.changes, 95)), round(r.changeIn),
-		round(percentile(r.first, 50)), round(percentile(r.first, 95)), r.memory>>20)
+		round(percentile(r.first, 50)), round(percentile(r.first, 95)), r.memory.Resident>>20)
 }
 
 // round keeps three digits.

@@ -19,6 +19,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"clusterctl/test/bench/host"
+	"clusterctl/test/bench/usage"
 	"clusterctl/test/fixture"
 )
 
@@ -87,7 +88,7 @@ type result struct {
 	p50, p99             time.Duration // from the request that makes a pod to its decision, in the stream
 	// CPU time of all of the stream.
 	scheduler, server, etcd time.Duration
-	memory                  host.Memory // of the scheduler's process
+	memory                  usage.Memory // of the scheduler's process
 }
 
 func (r *race) run(ctx context.Context, sizes, only string) error {

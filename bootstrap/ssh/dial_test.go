@@ -426,7 +426,7 @@ func TestTimeLimits(t *testing.T) {
 	if _, err := d.Dial(ctx, target(s)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("cancelled: %v", err)
 	}
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > 30*time.Second { // not the minute of the second
 		t.Errorf("took %s", took)
 	}
 }
@@ -481,10 +481,10 @@ func TestCommands(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	begin := time.Now()
-	if _, _, err := client.Run(ctx, "exec sleep 10", nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, err := client.Run(ctx, "exec sleep 300", nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("cancelled: %v", err)
 	}
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("cancelling took %s", took)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")

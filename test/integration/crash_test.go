@@ -40,6 +40,7 @@ type crashes struct {
 	random    *rand.Rand // of the test's own goroutine
 	jobs      int
 	crons     int
+	acts      []int       // what to do next
 	failing   atomic.Bool // pods of jobs fail now and then
 }
 
@@ -75,10 +76,13 @@ func TestCrashes(t *testing.T) {
 	// Who waits for all to be done must not wait for one job to back off again and
 	// again.
 	c.failing.Store(true)
-	lives := 0
-	for end := time.Now().Add(long); time.Now().Before(end); lives++ {
+	// A slow machine takes longer until each kind of change came twice.
+	const least = 18
+	lives, acts := 0, 0
+	for end := time.Now().Add(long); time.Now().Before(end) || acts < least; lives++ {
 		for life := time.Now().Add(time.Duration(300+c.random.IntN(1700)) * time.Millisecond); time.Now().Before(life); {
 			c.act()
+			acts++
 			time.Sleep(time.Duration(c.random.IntN(150)) * time.Millisecond)
 		}
 		stop()
@@ -91,7 +95,7 @@ func TestCrashes(t *testing.T) {
 	c.suspendCrons()
 	eventually(t, "everything to be as asked", c.settled)
 	events := history.events(t)
-	t.Logf("%d lives, %d changes of pods and their makers, %d jobs, %d cron jobs", lives, len(events), c.jobs, c.crons)
+	t.Logf("%d lives, %d changes by the test, %d of pods and their makers, %d jobs, %d cron jobs", lives, acts, len(events), c.jobs, c.crons)
 	if lives < 2 || len(events) < 20 {
 		t.Error("too little happened to judge by")
 	}
@@ -217,12 +221,18 @@ func (c *crashes) createWorkloads() {
 	}, metav1.CreateOptions{}))(t)
 }
 
-// act changes one thing at random. What is refused is done some other time.
+// act changes one thing, each as often as any other, in random order. What is
+// refused is done some other time.
 func (c *crashes) act() {
 	ctx, apps := c.t.Context(), c.Client.AppsV1()
 	version := []byte(fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"version":"%d"}}}}}`, c.random.IntN(1000)))
 	options := metav1.PatchOptions{}
-	switch c.random.IntN(9) {
+	if len(c.acts) == 0 {
+		c.acts = c.random.Perm(9)
+	}
+	next := c.acts[0]
+	c.acts = c.acts[1:]
+	switch next {
 	case 0:
 		_, _ = apps.Deployments(c.namespace).Patch(ctx, "web", types.MergePatchType, version, options)
 	case 1:
@@ -259,7 +269,7 @@ func (c *crashes) act() {
 		c.drain(ctx)
 	case 7:
 		if c.random.IntN(2) == 0 {
-			version = []byte(fmt.Sprintf(`{"spec":{"replicas":%d}}`, 1+c.random.IntN(scaledMost+1)))
+			version = []byte(fmt.Sprintf(`{"spec":{"replicas":%d}}`, 1+c.random.IntN(scaledMost+3)))
 		}
 		_, _ = apps.Deployments(c.namespace).Patch(ctx, "scaled", types.MergePatchType, version, options)
 	case 8:
@@ -318,16 +328,24 @@ func (c *crashes) playNodes(names ...string) {
 		must(client.CoreV1().Nodes().Create(c.t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(c.t)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
+	done, beats := make(chan struct{}), make(chan struct{})
+	// Apart from the pods, which may take long: who is not heard of loses them.
+	go func() {
+		defer close(beats)
+		for ctx.Err() == nil {
+			for _, name := range names {
+				beatNode(ctx, client, name)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Second):
+			}
+		}
+	}()
 	random := rand.New(rand.NewPCG(c.random.Uint64(), 1))
 	go func() {
 		defer close(done)
-		for n := 0; ctx.Err() == nil; n++ {
-			if n%100 == 0 {
-				for _, name := range names {
-					beatNode(ctx, client, name)
-				}
-			}
+		for ctx.Err() == nil {
 			pods, err := client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{})
 			for i := 0; err == nil && i < len(pods.Items); i++ {
 				if pod := &pods.Items[i]; pod.Spec.NodeName != "" && random.IntN(4) == 0 {
@@ -340,6 +358,7 @@ func (c *crashes) playNodes(names ...string) {
 	c.t.Cleanup(func() {
 		cancel()
 		<-done
+		<-beats
 		for _, name := range names {
 			if err := client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
 				c.t.Error(err)

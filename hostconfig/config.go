@@ -11,13 +11,15 @@ import (
 type Cluster struct {
 	Name             string   `json:"name"`
 	Domain           string   `json:"domain"`           // cluster.local
-	PodCIDR          string   `json:"podCIDR"`          // 10.244.0.0/16
-	NodeMaskSize     int      `json:"nodeMaskSize"`     // 24: each node's share of PodCIDR
-	ServiceCIDR      string   `json:"serviceCIDR"`      // 10.96.0.0/16
+	PodCIDR          string   `json:"podCIDR"`          // 10.244.0.0/16, or two: ParseNetworks
+	NodeMaskSize     int      `json:"nodeMaskSize"`     // 24: each node's share of PodCIDR, if IPv4
+	ServiceCIDR      string   `json:"serviceCIDR"`      // 10.96.0.0/16, or two: ParseNetworks
 	DNSAddress       string   `json:"dnsAddress"`       // 10.96.0.10
 	NodePortRange    string   `json:"nodePortRange"`    // 30000-32767
 	ControlPlanes    []string `json:"controlPlanes"`    // host:port of every API server, sorted
 	ExternalEndpoint string   `json:"externalEndpoint"` // host:port clients outside use; may be empty
+	// NodeMaskSizeIPv6 is 64: each node's share of the IPv6 network of PodCIDR.
+	NodeMaskSizeIPv6 int `json:"nodeMaskSizeIPv6,omitempty"`
 	// LoadBalancerPools give services of type LoadBalancer their addresses; none:
 	// that is somebody else's business. Only control planes are told.
 	LoadBalancerPools []LoadBalancerPool `json:"loadBalancerPools,omitempty"`

@@ -36,7 +36,7 @@ type Environment struct {
 	Authenticate authenticator.Request
 	Nodes        NodeConnector
 	// ServiceAddresses and NodePorts allocate for Services.
-	ServiceCIDR   string // 10.96.0.0/16
+	ServiceCIDR   string // 10.96.0.0/16; one of each family, the primary one first
 	NodePortRange string // 30000-32767
 	ClusterDomain string
 

@@ -171,11 +171,11 @@ func (e *endpoint) reconcile(ctx context.Context, addresses []string) error {
 }
 
 // ensureService creates default/kubernetes, by which pods reach the API: the
-// first address of the service range.
+// first address of the primary service range. It has no other, as upstream.
 func (e *endpoint) ensureService(ctx context.Context) error {
-	prefix, err := netip.ParsePrefix(e.serviceCIDR)
+	ranges, err := hostconfig.ParseNetworks(e.serviceCIDR)
 	if err != nil {
-		return fmt.Errorf("parse service range: %w", err)
+		return fmt.Errorf("service ranges: %w", err)
 	}
 	all := e.client.CoreV1().Services(metav1.NamespaceDefault)
 	if _, err := all.Get(ctx, serviceName, metav1.GetOptions{}); err == nil || !apierrors.IsNotFound(err) {
@@ -186,7 +186,7 @@ func (e *endpoint) ensureService(ctx context.Context) error {
 		ObjectMeta: metav1.ObjectMeta{Name: serviceName, Labels: map[string]string{"component": "apiserver", "provider": "kubernetes"}},
 		Spec: corev1.ServiceSpec{
 			Type:            corev1.ServiceTypeClusterIP,
-			ClusterIP:       prefix.Masked().Addr().Next().String(),
+			ClusterIP:       ranges[0].Addr().Next().String(),
 			IPFamilyPolicy:  &single,
 			SessionAffinity: corev1.ServiceAffinityNone,
 			Ports: []corev1.ServicePort{{

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metaapply "k8s.io/client-go/applyconfigurations/meta/v1"
 	networkingapply "k8s.io/client-go/applyconfigurations/networking/v1"
+
+	"clusterctl/hostconfig"
 )
 
 // serviceCIDRPeriod is how soon the default ServiceCIDR is back once an
@@ -36,12 +38,20 @@ func (s *Server) keepServiceCIDR(ctx context.Context) {
 	}
 }
 
-// ensureServiceCIDR tells the range that services' addresses come from, and
-// that it is ready where nobody has said so or otherwise yet. One of another
-// range, or that is being deleted, is left to the administrator.
+// ensureServiceCIDR tells the ranges that services' addresses come from, and
+// that they are ready where nobody has said so or otherwise yet. A cluster that
+// has been given a second family tells so; one of other ranges, or that is being
+// deleted, is left to the administrator.
 func (s *Server) ensureServiceCIDR(ctx context.Context) error {
 	all := s.client.NetworkingV1().ServiceCIDRs()
-	want := []string{s.config.Cluster.ServiceCIDR}
+	ranges, err := hostconfig.ParseNetworks(s.config.Cluster.ServiceCIDR)
+	if err != nil {
+		return fmt.Errorf("service ranges: %w", err)
+	}
+	var want []string
+	for _, r := range ranges {
+		want = append(want, r.String())
+	}
 	cidr, err := all.Get(ctx, serviceName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		cidr, err = all.Create(ctx, &networkingv1.ServiceCIDR{
@@ -54,6 +64,13 @@ func (s *Server) ensureServiceCIDR(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("create default ServiceCIDR: %w", err)
+	}
+	if len(want) == 2 && slices.Equal(cidr.Spec.CIDRs, want[:1]) && cidr.DeletionTimestamp == nil {
+		cidr = cidr.DeepCopy()
+		cidr.Spec.CIDRs = want
+		if cidr, err = all.Update(ctx, cidr, metav1.UpdateOptions{}); err != nil {
+			return fmt.Errorf("add a family to the default ServiceCIDR: %w", err)
+		}
 	}
 	ready := meta.FindStatusCondition(cidr.Status.Conditions, networkingv1.ServiceCIDRConditionReady)
 	if cidr.DeletionTimestamp != nil || !slices.Equal(cidr.Spec.CIDRs, want) || ready != nil && ready.Status != metav1.ConditionUnknown {

@@ -98,7 +98,7 @@ var table = []struct {
 	{"nodelifecycle", plain(nodelifecycle.New)},
 	{"tainteviction", plain(tainteviction.New)},
 	{"nodeipam", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
-		return nodeipam.New(env, c.Cluster.PodCIDR, c.Cluster.NodeMaskSize)
+		return nodeipam.New(env, c.Cluster)
 	}},
 	{"podgc", plain(podgc.New)},
 	{"storageprotection", plain(storageprotection.New)},

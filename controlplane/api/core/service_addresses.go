@@ -23,6 +23,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"clusterctl/controlplane/api"
+	"clusterctl/hostconfig"
 )
 
 // allocation is what was taken for a service: to be kept if the service is
@@ -49,15 +50,11 @@ type addressAllocator struct {
 }
 
 func newAddressAllocator(env *api.Environment) (*addressAllocator, error) {
-	a := &addressAllocator{env: env}
-	for _, s := range strings.Split(env.ServiceCIDR, ",") {
-		prefix, err := netip.ParsePrefix(strings.TrimSpace(s))
-		if err != nil {
-			return nil, fmt.Errorf("parse service range %q: %w", s, err)
-		}
-		a.configured = append(a.configured, prefix.Masked())
+	configured, err := hostconfig.ParseNetworks(env.ServiceCIDR)
+	if err != nil {
+		return nil, fmt.Errorf("service ranges: %w", err)
 	}
-	return a, nil
+	return &addressAllocator{env: env, configured: configured}, nil
 }
 
 func familyOf(ip netip.Addr) corev1.IPFamily {

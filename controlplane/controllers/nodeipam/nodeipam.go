@@ -1,7 +1,7 @@
-// Package nodeipam gives every node its share of the pod network, as
-// spec.podCIDR. A share belongs to one node at a time and is free again when
-// that node is deleted. The network itself (bridges, routes) is the node
-// agents' business.
+// Package nodeipam gives every node its share of the pod networks, one of each
+// address family, as spec.podCIDRs. A share belongs to one node at a time and is
+// free again when that node is deleted. The network itself (bridges, routes) is
+// the node agents' business.
 package nodeipam
 
 import (
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"clusterctl/controlplane/controllers/reconcile"
+	"clusterctl/hostconfig"
 )
 
 // One worker: the pool is then nobody else's, and two nodes cannot race.
@@ -31,29 +33,38 @@ type controller struct {
 	nodes    corelisters.NodeLister
 	recorder record.EventRecorder
 	loop     *reconcile.Loop
-	pool     *pool
-	held     map[string]netip.Prefix // by node
+	pools    []*pool                   // one of each family, the primary one first
+	held     map[string][]netip.Prefix // by node
 }
 
-// New makes the controller: each node gets a /nodeMaskSize out of podCIDR.
-func New(env *reconcile.Environment, podCIDR string, nodeMaskSize int) (reconcile.Controller, error) {
-	pool, err := newPool(podCIDR, nodeMaskSize)
+// New makes the controller: each node gets a share out of each of the cluster's
+// pod networks.
+func New(env *reconcile.Environment, cluster hostconfig.Cluster) (reconcile.Controller, error) {
+	networks, err := hostconfig.ParseNetworks(cluster.PodCIDR)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("parse pod network: %w", err)
+	}
+	var pools []*pool
+	for i, size := range cluster.NodeMasks(networks) {
+		pool, err := newPool(networks[i], size)
+		if err != nil {
+			return nil, err
+		}
+		pools = append(pools, pool)
 	}
 	nodes := env.Informers.Core().V1().Nodes()
 	c := &controller{
 		client:   env.Client,
 		nodes:    nodes.Lister(),
 		recorder: env.Recorder("cidrAllocator"),
-		pool:     pool,
-		held:     map[string]netip.Prefix{},
+		pools:    pools,
+		held:     map[string][]netip.Prefix{},
 	}
 	c.loop = reconcile.NewLoop(env, "nodeipam", workers, c.reconcile)
 	err = reconcile.Watch(env, nodes.Informer(), reconcile.Handlers[*corev1.Node]{
 		Add: func(node *corev1.Node) { c.loop.Add(node.Name) },
 		Update: func(old, node *corev1.Node) {
-			if node.Spec.PodCIDR == "" || node.Spec.PodCIDR != old.Spec.PodCIDR {
+			if len(node.Spec.PodCIDRs) == 0 || !slices.Equal(node.Spec.PodCIDRs, old.Spec.PodCIDRs) {
 				c.loop.Add(node.Name)
 			}
 		},
@@ -73,47 +84,63 @@ func (c *controller) Run(ctx context.Context) error {
 	}
 	for _, node := range nodes {
 		if err := c.note(node); err != nil {
-			c.loop.Logger().Warn("node has a podCIDR that cannot be read", "node", node.Name, "error", err)
+			c.loop.Logger().Warn("node has podCIDRs that cannot be read", "node", node.Name, "error", err)
 		}
 	}
 	return c.loop.Run(ctx)
 }
 
-// note marks the share that node has as used.
+// note marks the shares that node has as used.
 func (c *controller) note(node *corev1.Node) error {
-	if node.Spec.PodCIDR == "" {
+	if len(node.Spec.PodCIDRs) == 0 {
 		return nil
 	}
-	cidr, err := netip.ParsePrefix(node.Spec.PodCIDR)
-	if err != nil {
-		return err
+	var cidrs []netip.Prefix
+	for _, text := range node.Spec.PodCIDRs {
+		cidr, err := netip.ParsePrefix(text)
+		if err != nil {
+			return err
+		}
+		cidrs = append(cidrs, cidr.Masked())
 	}
-	cidr = cidr.Masked()
 	if held, ok := c.held[node.Name]; ok {
-		if held == cidr {
+		if slices.Equal(held, cidrs) {
 			return nil
 		}
 		c.release(node.Name)
 	}
-	if c.pool.occupy(cidr) {
-		c.loop.Logger().Error("two nodes have the same podCIDR", "node", node.Name, "podCIDR", cidr)
-		c.recorder.Eventf(node, corev1.EventTypeWarning, "CIDRConflict", "Node %s has the podCIDR %s, which another node has too", node.Name, cidr)
+	for _, cidr := range cidrs {
+		if c.occupy(cidr) {
+			c.loop.Logger().Error("two nodes have the same podCIDR", "node", node.Name, "podCIDR", cidr)
+			c.recorder.Eventf(node, corev1.EventTypeWarning, "CIDRConflict", "Node %s has the podCIDR %s, which another node has too", node.Name, cidr)
+		}
 	}
-	c.held[node.Name] = cidr
+	c.held[node.Name] = cidrs
 	return nil
+}
+
+// occupy marks a share as used, and reports whether some of it was already.
+func (c *controller) occupy(cidr netip.Prefix) (clash bool) {
+	for _, pool := range c.pools {
+		clash = pool.occupy(cidr) || clash
+	}
+	return clash
 }
 
 // release frees what node held, but for what a conflicting node holds too.
 func (c *controller) release(node string) {
-	cidr, ok := c.held[node]
-	if !ok {
-		return
-	}
+	cidrs := c.held[node]
 	delete(c.held, node)
-	c.pool.release(cidr)
-	for _, other := range c.held {
-		if other.Overlaps(cidr) {
-			c.pool.occupy(other)
+	for _, pool := range c.pools {
+		for _, cidr := range cidrs {
+			pool.release(cidr)
+		}
+	}
+	for _, others := range c.held {
+		for _, other := range others {
+			if slices.ContainsFunc(cidrs, other.Overlaps) {
+				c.occupy(other)
+			}
 		}
 	}
 }
@@ -127,26 +154,42 @@ func (c *controller) reconcile(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if node.Spec.PodCIDR != "" {
+	if len(node.Spec.PodCIDRs) > 0 {
 		return c.note(node)
 	}
-	// A share that this node holds already is one whose write failed, or has
+	// Shares that this node holds already are some whose write failed, or has
 	// not reached the cache, or that an earlier node of this name had.
-	cidr, ok := c.held[name]
+	cidrs, ok := c.held[name]
 	if !ok {
-		if cidr, ok = c.pool.allocate(); !ok {
+		if cidrs, err = c.allocate(); err != nil {
 			c.recorder.Eventf(node, corev1.EventTypeWarning, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", name)
-			return fmt.Errorf("all %d shares of the pod network are taken", c.pool.inUse())
+			return err
 		}
-		c.held[name] = cidr
+		c.held[name] = cidrs
 	}
-	return c.write(ctx, node, cidr)
+	return c.write(ctx, node, cidrs)
 }
 
-func (c *controller) write(ctx context.Context, node *corev1.Node, cidr netip.Prefix) error {
+// allocate takes a share of each family, or none.
+func (c *controller) allocate() ([]netip.Prefix, error) {
+	var cidrs []netip.Prefix
+	for _, pool := range c.pools {
+		cidr, ok := pool.allocate()
+		if !ok {
+			for i, taken := range cidrs {
+				c.pools[i].release(taken)
+			}
+			return nil, fmt.Errorf("all %d shares of the pod network %s are taken", pool.inUse(), pool.network)
+		}
+		cidrs = append(cidrs, cidr)
+	}
+	return cidrs, nil
+}
+
+func (c *controller) write(ctx context.Context, node *corev1.Node, cidrs []netip.Prefix) error {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": node.UID},
-		"spec":     map[string]any{"podCIDR": cidr.String(), "podCIDRs": []string{cidr.String()}},
+		"spec":     map[string]any{"podCIDR": cidrs[0], "podCIDRs": cidrs},
 	})
 	if err != nil {
 		return err
@@ -155,11 +198,11 @@ func (c *controller) write(ctx context.Context, node *corev1.Node, cidr netip.Pr
 	if err == nil {
 		return nil
 	}
-	// podCIDR can be set once. If it has been set to something else meanwhile,
-	// that is the node's share, and ours is free again.
+	// They can be set once. If they have been set to something else meanwhile,
+	// those are the node's shares, and ours are free again.
 	fresh, getErr := c.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
-	if getErr == nil && fresh.Spec.PodCIDR != "" {
+	if getErr == nil && len(fresh.Spec.PodCIDRs) > 0 {
 		return c.note(fresh)
 	}
-	return fmt.Errorf("write podCIDR %s: %w", cidr, errors.Join(err, getErr))
+	return fmt.Errorf("write podCIDRs %v: %w", cidrs, errors.Join(err, getErr))
 }

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"clusterctl/controlplane/controllers/controllertest"
+	"clusterctl/hostconfig"
 )
 
 func TestNewPool(t *testing.T) {
@@ -27,9 +28,8 @@ func TestNewPool(t *testing.T) {
 		{"fd00:10::/48", 64, maxSubnets, "fd00:10::/64", "fd00:10:0:ffff::/64"},
 		{"10.0.0.0/16", 15, 0, "", ""},
 		{"10.0.0.0/16", 33, 0, "", ""},
-		{"nonsense", 24, 0, "", ""},
 	} {
-		p, err := newPool(test.cidr, test.size)
+		p, err := newPool(netip.MustParsePrefix(test.cidr), test.size)
 		if test.count == 0 {
 			if err == nil {
 				t.Errorf("%s /%d: no error", test.cidr, test.size)
@@ -53,7 +53,7 @@ func TestPoolNeverOverlaps(t *testing.T) {
 		if rapid.Bool().Draw(t, "v4") {
 			network, size = "10.0.0.0/20", 24
 		}
-		p, err := newPool(network, size)
+		p, err := newPool(netip.MustParsePrefix(network), size)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestPoolNeverOverlaps(t *testing.T) {
 }
 
 func TestOccupyOtherSizes(t *testing.T) {
-	p, err := newPool("10.0.0.0/20", 24)
+	p, err := newPool(netip.MustParsePrefix("10.0.0.0/20"), 24)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func node(name, cidr string) *corev1.Node {
 
 func TestNodesGetSharesOfTheirOwn(t *testing.T) {
 	f := controllertest.New(t, node("old", "10.0.0.0/24"), node("new", ""))
-	c, err := New(f.Env, "10.0.0.0/22", 24)
+	c, err := New(f.Env, hostconfig.Cluster{PodCIDR: "10.0.0.0/22", NodeMaskSize: 24})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestNodesGetSharesOfTheirOwn(t *testing.T) {
 
 func TestConflictKeepsTheShareTaken(t *testing.T) {
 	f := controllertest.New(t, node("a", "10.0.0.0/24"), node("b", "10.0.0.0/24"))
-	c, err := New(f.Env, "10.0.0.0/23", 24)
+	c, err := New(f.Env, hostconfig.Cluster{PodCIDR: "10.0.0.0/23", NodeMaskSize: 24})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,4 +194,48 @@ func TestConflictKeepsTheShareTaken(t *testing.T) {
 		}
 		return given == 1
 	})
+}
+
+// TestBothFamilies has the IPv6 network run out first: a node then gets nothing
+// of either, and takes nothing from others.
+func TestBothFamilies(t *testing.T) {
+	old := node("old", "10.0.0.0/24")
+	old.Spec.PodCIDRs = append(old.Spec.PodCIDRs, "fd00:0:0:1::/64")
+	f := controllertest.New(t, old, node("new", ""))
+	c, err := New(f.Env, hostconfig.Cluster{PodCIDR: "10.0.0.0/22,fd00::/63", NodeMaskSize: 24, NodeMaskSizeIPv6: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Start(t, c)
+	ctx := context.Background()
+	spec := func(name string) corev1.NodeSpec {
+		n, err := f.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.Spec
+	}
+	controllertest.Eventually(t, "shares of both families", func() bool { return len(spec("new").PodCIDRs) == 2 })
+	if got := spec("new"); got.PodCIDR != got.PodCIDRs[0] || got.PodCIDRs[0] == "10.0.0.0/24" || got.PodCIDRs[1] != "fd00::/64" {
+		t.Errorf("got %v", got)
+	}
+	if _, err := f.Client.CoreV1().Nodes().Create(ctx, node("late", ""), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Client.CoreV1().Nodes().Delete(ctx, "old", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, "the shares of the node that left", func() bool { return len(spec("late").PodCIDRs) == 2 })
+	if got := spec("late"); got.PodCIDRs[1] != "fd00:0:0:1::/64" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	f := controllertest.New(t)
+	for _, cidr := range []string{"nonsense", "10.0.0.0/16,10.1.0.0/16", "10.0.0.0/16,fd00::/65"} {
+		if _, err := New(f.Env, hostconfig.Cluster{PodCIDR: cidr, NodeMaskSize: 24, NodeMaskSizeIPv6: 64}); err == nil {
+			t.Errorf("%s: no error", cidr)
+		}
+	}
 }

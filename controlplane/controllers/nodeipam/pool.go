@@ -19,15 +19,11 @@ type pool struct {
 	next    int // where to look first, so that a released one rests a while
 }
 
-func newPool(cidr string, size int) (*pool, error) {
-	network, err := netip.ParsePrefix(cidr)
-	if err != nil {
-		return nil, fmt.Errorf("parse pod network: %w", err)
-	}
+func newPool(network netip.Prefix, size int) (*pool, error) {
 	network = network.Masked()
 	length := size - network.Bits()
 	if length < 0 || size > network.Addr().BitLen() {
-		return nil, fmt.Errorf("a node's /%d does not fit into the pod network %s", size, cidr)
+		return nil, fmt.Errorf("a node's /%d does not fit into the pod network %s", size, network)
 	}
 	count := maxSubnets
 	if length < 16 {

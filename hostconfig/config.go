@@ -106,7 +106,15 @@ type NodeAgent struct {
 	ServiceProxy ServiceProxy `json:"serviceProxy,omitzero"`
 	// Ingress has the node serve Ingresses; nil: it does not.
 	Ingress *Ingress `json:"ingress,omitempty"`
+	// Overlay is when packets to other nodes' pods go through VXLAN.
+	Overlay string `json:"overlay,omitempty"` // empty: OverlayAuto
 }
+
+// When packets to other nodes' pods go through VXLAN.
+const (
+	OverlayAuto   = "auto" // where nodes do not share a link
+	OverlayAlways = "always"
+)
 
 // Modes of the service proxy.
 const (

@@ -60,6 +60,9 @@ func (c *checker) checkCluster(inv *Inventory) {
 	c.checkEndpoint(cluster.Endpoint)
 	c.checkNodePorts(cluster.NodePortRange)
 	c.checkNetworks(inv)
+	if overlays := []string{hostconfig.OverlayAuto, hostconfig.OverlayAlways}; !contains(overlays, cluster.Overlay) {
+		c.faultAt("cluster.overlay", suggestion(cluster.Overlay, overlays), "unknown overlay %q", cluster.Overlay)
+	}
 	c.checkServiceProxy(cluster.ServiceProxy)
 	c.checkSchedulerProfiles(cluster.SchedulerProfiles)
 	c.checkAccess(inv)
@@ -128,77 +131,6 @@ func (c *checker) checkSchedulerProfiles(profiles []hostconfig.SchedulerProfile)
 		}
 		c.once(path+".name", "scheduler profile", profiles[i].Name, names)
 	}
-}
-
-// checkNetworks judges the networks and what lies inside them.
-func (c *checker) checkNetworks(inv *Inventory) {
-	pods, podsOK := c.network("podCIDR", inv.Cluster.PodCIDR)
-	services, servicesOK := c.network("serviceCIDR", inv.Cluster.ServiceCIDR)
-	if servicesOK && (services.Bits() < 12 || services.Bits() > 27) {
-		c.faultAt("cluster.serviceCIDR", "choose a prefix length from 12 to 27", "serviceCIDR %s is too %s", services, sizeWord(services.Bits() < 12))
-	}
-	if podsOK && servicesOK && pods.Overlaps(services) {
-		c.faultAt("cluster.serviceCIDR", "choose networks that have nothing in common", "serviceCIDR %s overlaps podCIDR %s", services, pods)
-	}
-	if podsOK {
-		mask, nodes := inv.Cluster.NodeMaskSize, len(inv.Nodes())
-		switch {
-		case mask < 16 || mask > 29:
-			c.faultAt("cluster.nodeMaskSize", "24 gives each node 254 addresses", "nodeMaskSize %d is not from 16 to 29", mask)
-		case mask < pods.Bits():
-			c.faultAt("cluster.nodeMaskSize", fmt.Sprintf("choose one from %d to 29, or a larger podCIDR", pods.Bits()),
-				"a node's share of /%d is larger than podCIDR %s", mask, pods)
-		case mask-pods.Bits() < 20 && 1<<(mask-pods.Bits()) < nodes:
-			c.faultAt("cluster.nodeMaskSize", "choose a larger podCIDR or a larger nodeMaskSize",
-				"podCIDR %s has room for %d nodes of /%d, and there are %d", pods, 1<<(mask-pods.Bits()), mask, nodes)
-		}
-	}
-	named := map[string]netip.Prefix{}
-	if podsOK {
-		named["podCIDR"] = pods
-	}
-	if servicesOK {
-		named["serviceCIDR"] = services
-	}
-	host := inv.Cluster.Endpoint
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	for key, prefix := range named {
-		if address, err := netip.ParseAddr(host); err == nil && prefix.Contains(address) {
-			c.faultAt("cluster.endpoint", "choose another network or another address", "endpoint %s lies inside %s %s", address, key, prefix)
-		}
-		for i, h := range inv.Hosts {
-			if address, err := netip.ParseAddr(h.Address); err == nil && prefix.Contains(address) {
-				c.faultAt(c.entries[i]+".address", "choose a "+key+" that no host lies in",
-					"address %s of %s lies inside %s %s", address, h.Name, key, prefix)
-			}
-		}
-	}
-}
-
-func (c *checker) network(key, text string) (netip.Prefix, bool) {
-	path, hint := "cluster."+key, "write an IPv4 network such as 10.244.0.0/16"
-	prefix, err := netip.ParsePrefix(text)
-	switch {
-	case err != nil:
-		c.faultAt(path, hint, "%s %q is no network", key, text)
-	case !prefix.Addr().Is4():
-		c.faultAt(path, hint, "%s %s is not IPv4", key, text)
-	case prefix != prefix.Masked():
-		c.faultAt(path, "write "+prefix.Masked().String(), "%s %s has bits set after its prefix", key, text)
-		return prefix.Masked(), true
-	default:
-		return prefix, true
-	}
-	return netip.Prefix{}, false
-}
-
-func sizeWord(large bool) string {
-	if large {
-		return "large"
-	}
-	return "small"
 }
 
 func roleNames() []string {

@@ -27,12 +27,16 @@ type Cluster struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	// The version of clusterctl that has to be used; any other refuses to work. Default: none in particular.
 	Version string `json:"version,omitempty"`
-	// Addresses of pods. Default: 10.244.0.0/16.
+	// Addresses of pods: an IPv4 network; or that, a comma and an IPv6 network, and pods have addresses of both families. Default: 10.244.0.0/16.
 	PodCIDR string `json:"podCIDR,omitempty" jsonschema:"default=10.244.0.0/16"`
 	// Prefix length of each node's share of podCIDR. Default: 24.
 	NodeMaskSize int `json:"nodeMaskSize,omitempty" jsonschema:"default=24,minimum=16,maximum=29"`
-	// Virtual addresses of services. Default: 10.96.0.0/16.
+	// Prefix length of each node's share of podCIDR's IPv6 network. Default: 64.
+	NodeMaskSizeIPv6 int `json:"nodeMaskSizeIPv6,omitempty" jsonschema:"default=64,minimum=48,maximum=120"`
+	// Virtual addresses of services: an IPv4 network; or that, a comma and an IPv6 network, and services may have addresses of both families. Default: 10.96.0.0/16.
 	ServiceCIDR string `json:"serviceCIDR,omitempty" jsonschema:"default=10.96.0.0/16"`
+	// When packets to other nodes' pods are wrapped in VXLAN: auto, where nodes do not share a link; always, for networks that drop packets with addresses they have not given out themselves, as many clouds do. Default: auto.
+	Overlay string `json:"overlay,omitempty" jsonschema:"default=auto,enum=auto,enum=always"`
 	// The cluster's DNS domain. Default: cluster.local.
 	Domain string `json:"domain,omitempty" jsonschema:"default=cluster.local"`
 	// Ports of NodePort services, first-last. Default: 30000-32767.

@@ -56,7 +56,14 @@ func (c *checker) expand(file string) *Inventory {
 	cluster := &inv.Cluster
 	cluster.PodCIDR = cmp.Or(cluster.PodCIDR, "10.244.0.0/16")
 	cluster.ServiceCIDR = cmp.Or(cluster.ServiceCIDR, "10.96.0.0/16")
+	for _, networks := range []*string{&cluster.PodCIDR, &cluster.ServiceCIDR} {
+		*networks = strings.ReplaceAll(*networks, " ", "")
+	}
 	cluster.NodeMaskSize = cmp.Or(cluster.NodeMaskSize, 24)
+	if strings.Contains(cluster.PodCIDR, ",") {
+		cluster.NodeMaskSizeIPv6 = cmp.Or(cluster.NodeMaskSizeIPv6, 64)
+	}
+	cluster.Overlay = cmp.Or(cluster.Overlay, hostconfig.OverlayAuto)
 	cluster.Domain = cmp.Or(cluster.Domain, "cluster.local")
 	cluster.NodePortRange = cmp.Or(cluster.NodePortRange, "30000-32767")
 	cluster.Etcd.Topology = cmp.Or(cluster.Etcd.Topology, Stacked)

@@ -3,7 +3,6 @@ package inventory
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -185,14 +184,14 @@ func (inv *Inventory) Endpoint() string {
 	return net.JoinHostPort(planes[0].Address, strconv.Itoa(hostconfig.PortAPI))
 }
 
-// ServiceAddress is the n-th address of the service network: 1 is the API's,
-// 10 the DNS server's.
+// ServiceAddress is the n-th address of the primary service network: 1 is the
+// API's, 10 the DNS server's.
 func (inv *Inventory) ServiceAddress(n int) string {
-	prefix, err := netip.ParsePrefix(inv.Cluster.ServiceCIDR)
+	networks, err := hostconfig.ParseNetworks(inv.Cluster.ServiceCIDR)
 	if err != nil {
 		return ""
 	}
-	address := prefix.Masked().Addr()
+	address := networks[0].Addr()
 	for range n {
 		address = address.Next()
 	}
@@ -206,6 +205,7 @@ func (inv *Inventory) HostConfig() hostconfig.Cluster {
 		Domain:           inv.Cluster.Domain,
 		PodCIDR:          inv.Cluster.PodCIDR,
 		NodeMaskSize:     inv.Cluster.NodeMaskSize,
+		NodeMaskSizeIPv6: inv.Cluster.NodeMaskSizeIPv6,
 		ServiceCIDR:      inv.Cluster.ServiceCIDR,
 		DNSAddress:       inv.ServiceAddress(10),
 		NodePortRange:    inv.Cluster.NodePortRange,

@@ -64,8 +64,11 @@ func (c *checker) checkLoadBalancer(inv *Inventory) {
 func takenAddresses(inv *Inventory) []taken {
 	var used []taken
 	network := func(what, text string) {
-		if p, err := netip.ParsePrefix(text); err == nil {
-			used = append(used, taken{hostconfig.RangeOf(p), what + " " + text})
+		networks, err := hostconfig.ParseNetworks(text)
+		for _, p := range networks {
+			if err == nil {
+				used = append(used, taken{hostconfig.RangeOf(p), what + " " + p.String()})
+			}
 		}
 	}
 	network("podCIDR", inv.Cluster.PodCIDR)

@@ -138,6 +138,9 @@ func (b *builder) node(h inventory.Host) error {
 	if proxy.Mode != hostconfig.ProxyAuto {
 		config.ServiceProxy.Mode = proxy.Mode
 	}
+	if overlay := b.inv.Cluster.Overlay; overlay != hostconfig.OverlayAuto {
+		config.Overlay = overlay
+	}
 	config.ServiceProxy.NodePortAddresses = proxy.NodePortAddresses
 	if names := b.ingressNodes(); slices.Contains(names, h.Name) {
 		ingress := b.inv.Cluster.Ingress

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -192,10 +193,11 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	})
 	self = node.New(node.Config{
 		Extended: devicePlugins.Extended, Changed: devicePlugins.Changed(),
-		VolumesInUse: storage.InUse,
-		Pressures:    func() []v1.NodeConditionType { return agent.Pressures() },
-		Leaving:      func() bool { return agent.ShuttingDown() },
-		Agent:        config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
+		VolumesInUse:  storage.InUse,
+		Pressures:     func() []v1.NodeConditionType { return agent.Pressures() },
+		Leaving:       func() bool { return agent.ShuttingDown() },
+		SecondAddress: secondAddress(config),
+		Agent:         config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
 	recorder, stopEvents, err := newRecorder(api, config.NodeName)
 	if err != nil {
 		return err
@@ -205,7 +207,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Eviction: evictions,
 		StateDir: config.StateDir, LogDir: hostconfig.PodLogs,
 		Domain: config.Cluster.Domain, DNSAddress: config.Cluster.DNSAddress,
-		HostIPs: []string{config.Address}, MemoryCapacity: int64(memory.Total),
+		HostIPs: func() []string { return hostIPs(self.Current(), config.Address) }, MemoryCapacity: int64(memory.Total),
 		Client: client, Runtime: cri, Cgroups: tree, Devices: &devices.Manager{Claims: claims, Plugins: devicePlugins},
 		Services: core.Services().Lister(), Pods: own.Core().V1().Pods().Informer(),
 		Static: &staticpods.Folder{Dir: config.ManifestDir, Node: config.NodeName, Logger: logger.With("part", "static pods")},
@@ -263,6 +265,31 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		logger.Warn("cannot tell systemd that the node agent is up", "error", err)
 	}
 	return group.Wait()
+}
+
+// secondAddress finds the host's IPv6 address, if the cluster's pods have such
+// addresses; else it is nil.
+func secondAddress(config hostconfig.NodeAgent) func() (netip.Addr, bool) {
+	address, err := netip.ParseAddr(config.Address)
+	if networks, _ := hostconfig.ParseNetworks(config.Cluster.PodCIDR); err != nil || len(networks) < 2 {
+		return nil
+	}
+	return func() (netip.Addr, bool) { return network.SecondAddress(address) }
+}
+
+// hostIPs are the node's addresses as the API has them; before it has any, the
+// one that the host is configured with.
+func hostIPs(self *v1.Node, address string) []string {
+	var list []string
+	if self != nil {
+		for _, ip := range network.InternalIPs(self) {
+			list = append(list, ip.String())
+		}
+	}
+	if len(list) == 0 {
+		return []string{address}
+	}
+	return list
 }
 
 // clientConfig is how this node talks to the API: through the load balancer

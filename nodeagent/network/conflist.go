@@ -44,8 +44,12 @@ type (
 	}
 )
 
-// renderConflist is the configuration for pods with addresses in cidr.
-func renderConflist(cidr netip.Prefix, mtu int) ([]byte, error) {
+// renderConflist is the configuration for pods with an address in each of cidrs.
+func renderConflist(cidrs []netip.Prefix, mtu int) ([]byte, error) {
+	var ranges [][]subnet
+	for _, cidr := range cidrs {
+		ranges = append(ranges, []subnet{{cidr.String()}})
+	}
 	raw, err := json.MarshalIndent(conflist{
 		CNIVersion: "1.0.0",
 		Name:       "clusterctl",
@@ -61,7 +65,7 @@ func renderConflist(cidr netip.Prefix, mtu int) ([]byte, error) {
 					Type: "host-local",
 					// No pod outlives a restart of the host, nor may its address.
 					DataDir: hostconfig.RunDir + "/cni",
-					Ranges:  [][]subnet{{{cidr.String()}}},
+					Ranges:  ranges,
 				},
 			},
 			portmapPlugin{
@@ -79,8 +83,8 @@ func renderConflist(cidr netip.Prefix, mtu int) ([]byte, error) {
 }
 
 // writeConflist writes the configuration unless it is there.
-func writeConflist(path string, cidr netip.Prefix, mtu int) error {
-	want, err := renderConflist(cidr, mtu)
+func writeConflist(path string, cidrs []netip.Prefix, mtu int) error {
+	want, err := renderConflist(cidrs, mtu)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	coreinformers "k8s.io/client-go/informers/core/v1"
@@ -74,9 +75,25 @@ func Run(ctx context.Context, config Config) error {
 		return fmt.Errorf("watch nodes: %w", err)
 	}
 	defer func() { _ = informer.RemoveEventHandler(registration) }()
-	rules, err := newRules()
-	if err != nil {
+	if err := watchRoutes(ctx.Done(), wake); err != nil {
 		return err
+	}
+	rules := map[family]*rules{}
+	services := map[family]netip.Prefix{}
+	pods, err := hostconfig.ParseNetworks(config.Agent.Cluster.PodCIDR)
+	if err != nil {
+		return fmt.Errorf("pod networks: %w", err)
+	}
+	for _, network := range pods {
+		f := familyOf(network.Addr())
+		if rules[f], err = newRules(f, network); err != nil {
+			return err
+		}
+	}
+	if ranges, err := hostconfig.ParseNetworks(config.Agent.Cluster.ServiceCIDR); err == nil {
+		for _, network := range ranges {
+			services[familyOf(network.Addr())] = network
+		}
 	}
 	if !cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
 		return nil
@@ -90,7 +107,7 @@ func Run(ctx context.Context, config Config) error {
 			}
 		}()
 	}
-	keeper := &keeper{config: config, rules: rules}
+	keeper := &keeper{config: config, rules: rules, services: services}
 	var retry time.Duration
 	for {
 		wait := resync
@@ -115,9 +132,10 @@ func Run(ctx context.Context, config Config) error {
 
 // keeper makes the host's network the way the cluster wants it.
 type keeper struct {
-	config Config
-	rules  *rules
-	cidr   string // as last configured, to log changes of it only
+	config   Config
+	rules    map[family]*rules // of the families that the cluster's pods have
+	services map[family]netip.Prefix
+	cidrs    []netip.Prefix // as last configured, to log changes of them only
 }
 
 func (k *keeper) reconcile() error {
@@ -126,36 +144,66 @@ func (k *keeper) reconcile() error {
 	if err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
-	want := draw(nodes, agent.NodeName, agent.Address, k.config.Log)
-	if cidr, err := netip.ParsePrefix(agent.Cluster.ServiceCIDR); err == nil {
-		want.ServiceCIDR = cidr.Masked()
-	}
-	errs := []error{setSysctls(agent.StateDir, hostSysctls, k.config.Log)}
-	if !want.PodCIDR.IsValid() {
+	want := draw(nodes, agent.NodeName, k.ownAddresses(), k.config.Log)
+	want.ServiceCIDR = k.services
+	settings, err := hostSysctls(k.rules[ipv6] != nil)
+	errs := []error{err, setSysctls(agent.StateDir, settings, k.config.Log)}
+	if !want.PodCIDR[ipv4].IsValid() {
 		k.config.Log.Debug("node has no pod CIDR yet")
 		return errors.Join(errs...)
 	}
-	mtu, err := reconcileOverlay(want, k.config.Log)
+	mtu, err := reconcileOverlay(want, agent.Overlay == hostconfig.OverlayAlways, k.config.Log)
 	if err != nil {
 		errs = append(errs, err)
 	} else {
 		// Pods start only once there is a configuration: after the network
 		// they are to be put on.
-		errs = append(errs, k.rules.reconcile(want.PodCIDR, agent.Cluster.PodCIDR))
+		for _, f := range families {
+			if cidr := want.PodCIDR[f]; cidr.IsValid() && k.rules[f] != nil {
+				errs = append(errs, k.rules[f].reconcile(cidr))
+			}
+		}
 		if !k.servicesReady() {
 			k.config.Log.Debug("services' rules are not in place yet")
 			return errors.Join(errs...)
 		}
-		errs = append(errs, writeConflist(filepath.Join(agent.CNIConfDir, conflistFile), want.PodCIDR, mtu))
+		errs = append(errs, writeConflist(filepath.Join(agent.CNIConfDir, conflistFile), want.cidrs(), mtu))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if cidr := want.PodCIDR.String(); cidr != k.cidr {
-		k.config.Log.Info("pod network is ready", "podCIDR", cidr, "nodes", len(want.Peers)+1)
-		k.cidr = cidr
+	if cidrs := want.cidrs(); !slices.Equal(cidrs, k.cidrs) {
+		k.config.Log.Info("pod network is ready", "podCIDRs", cidrs, "nodes", len(want.Peers)+1)
+		if k.rules[ipv6] != nil && len(cidrs) == 1 {
+			k.config.Log.Warn("the cluster's pods have IPv6 addresses, but this node joined before: remove it and add it again for its pods to get some")
+		}
+		k.cidrs = cidrs
 	}
 	return nil
+}
+
+// ownAddresses are this host's: that of the configuration, and the one of IPv6
+// beside it, if pods have such addresses.
+func (k *keeper) ownAddresses() map[family]netip.Addr {
+	own := map[family]netip.Addr{}
+	if address, err := netip.ParseAddr(k.config.Agent.Address); err == nil {
+		own[ipv4] = address
+		if second, ok := SecondAddress(address); ok && k.rules[ipv6] != nil {
+			own[ipv6] = second
+		}
+	}
+	return own
+}
+
+// cidrs are the networks of this node's pods, the primary family's first.
+func (want picture) cidrs() []netip.Prefix {
+	var list []netip.Prefix
+	for _, f := range families {
+		if cidr := want.PodCIDR[f]; cidr.IsValid() {
+			list = append(list, cidr)
+		}
+	}
+	return list
 }
 
 func (k *keeper) servicesReady() bool {
@@ -176,6 +224,7 @@ func (k *keeper) servicesReady() bool {
 func Remove(log *slog.Logger) error {
 	return errors.Join(
 		os.RemoveAll(filepath.Join(hostconfig.CNIDir, conflistFile)),
+		removeRoutes(),
 		removeLinks(),
 		removeRules(log),
 		restoreSysctls(hostconfig.StateDir, log),

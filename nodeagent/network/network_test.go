@@ -3,12 +3,14 @@ package network
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,26 +26,45 @@ import (
 
 var silent = slog.New(slog.DiscardHandler)
 
-func node(name, address, cidr string, age time.Duration) *corev1.Node {
+// node has addresses and pod CIDRs as they are given: one, or two with a comma
+// between them.
+func node(name, addresses, cidrs string, age time.Duration) *corev1.Node {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name:              name,
 		CreationTimestamp: metav1.NewTime(time.Unix(1e9, 0).Add(-age)),
 	}}
-	if cidr != "" {
-		n.Spec.PodCIDR, n.Spec.PodCIDRs = cidr, []string{cidr}
+	if cidrs != "" {
+		n.Spec.PodCIDRs = strings.Split(cidrs, ",")
+		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
 	}
-	if address != "" {
-		n.Status.Addresses = []corev1.NodeAddress{
-			{Type: corev1.NodeHostName, Address: name},
-			{Type: corev1.NodeInternalIP, Address: address},
-		}
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: name}}
+	for address := range strings.SplitSeq(addresses, ",") {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address})
 	}
 	return n
 }
 
+func addrs(texts ...string) map[family]netip.Addr {
+	found := map[family]netip.Addr{}
+	for _, text := range texts {
+		found[familyOf(netip.MustParseAddr(text))] = netip.MustParseAddr(text)
+	}
+	return found
+}
+
+func nets(texts ...string) map[family]netip.Prefix {
+	found := map[family]netip.Prefix{}
+	for _, text := range texts {
+		found[familyOf(netip.MustParsePrefix(text).Addr())] = netip.MustParsePrefix(text)
+	}
+	return found
+}
+
 func TestDraw(t *testing.T) {
 	self := node("a", "10.0.0.1", "10.244.0.0/24", 9)
-	peerB := peer{netip.MustParseAddr("10.0.0.2"), netip.MustParsePrefix("10.244.1.0/24")}
+	both := node("a", "10.0.0.1,fd00::1", "10.244.0.0/24,fd00:a::/64", 9)
+	peerB := peer{addrs("10.0.0.2"), nets("10.244.1.0/24")}
+	dualB := peer{addrs("10.0.0.2", "fd00::2"), nets("10.244.1.0/24", "fd00:a:0:1::/64")}
 	tests := []struct {
 		name  string
 		nodes []*corev1.Node
@@ -56,20 +77,38 @@ func TestDraw(t *testing.T) {
 		{"peers that are not ready", []*corev1.Node{self, node("b", "", "10.244.1.0/24", 0), node("c", "10.0.0.3", "", 0)}, nil, "10.244.0.0/24"},
 		{"the older of two claims", []*corev1.Node{self,
 			node("thief", "10.0.0.3", "10.244.1.0/24", 1), node("b", "10.0.0.2", "10.244.1.0/24", 2)}, []peer{peerB}, "10.244.0.0/24"},
+		{"both families", []*corev1.Node{both, node("b", "10.0.0.2,fd00::2", "10.244.1.0/24,fd00:a:0:1::/64", 1)}, []peer{dualB}, "10.244.0.0/24,fd00:a::/64"},
+		{"one of two families", []*corev1.Node{both, node("b", "10.0.0.2", "10.244.1.0/24", 1)}, []peer{peerB}, "10.244.0.0/24,fd00:a::/64"},
+		{"a second family that another has", []*corev1.Node{both, node("b", "10.0.0.2,fd00::2", "10.244.1.0/24,fd00:a:0:1::/64", 2),
+			node("thief", "10.0.0.3,fd00::3", "10.244.2.0/24,fd00:a:0:1::/64", 1)}, []peer{dualB}, "10.244.0.0/24,fd00:a::/64"},
 		{"one with our address", []*corev1.Node{self, node("old", "10.0.0.1", "10.244.9.0/24", 0)}, nil, "10.244.0.0/24"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got := draw(test.nodes, "a", "10.0.0.1", silent)
-			want := picture{Address: netip.MustParseAddr("10.0.0.1"), Peers: test.want}
+			got := draw(test.nodes, "a", addrs("10.0.0.1"), silent)
+			want := picture{Address: addrs("10.0.0.1"), Peers: test.want}
 			if test.cidr != "" {
-				want.PodCIDR = netip.MustParsePrefix(test.cidr)
+				want.PodCIDR = nets(strings.Split(test.cidr, ",")...)
 			}
 			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 				cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()); diff != "" {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestInternalIPs(t *testing.T) {
+	for addresses, want := range map[string]string{
+		"10.0.0.1":                          "[10.0.0.1]",
+		"10.0.0.1,fd00::1":                  "[10.0.0.1 fd00::1]",
+		"fd00::1,10.0.0.1":                  "[fd00::1 10.0.0.1]",
+		"10.0.0.1,10.0.0.2,fd00::1,fd00::2": "[10.0.0.1 fd00::1]",
+		"nonsense,10.0.0.1":                 "[10.0.0.1]",
+	} {
+		if got := fmt.Sprint(InternalIPs(node("a", addresses, "", 0))); got != want {
+			t.Errorf("%s: got %s, want %s", addresses, got, want)
+		}
 	}
 }
 
@@ -83,12 +122,15 @@ func TestHeartbeatsDoNotMatter(t *testing.T) {
 	if !differs(before, after) {
 		t.Error("another CIDR was not taken for a change")
 	}
+	if !differs(before, node("a", "10.0.0.1,fd00::1", "10.244.0.0/24", 0)) {
+		t.Error("a second address was not taken for a change")
+	}
 }
 
 func TestConflist(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "cni", conflistFile)
-	cidr := netip.MustParsePrefix("10.244.3.0/24")
-	if err := writeConflist(path, cidr, 1450); err != nil {
+	cidrs := []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24"), netip.MustParsePrefix("fd00:a:0:3::/64")}
+	if err := writeConflist(path, cidrs, 1450); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(path)
@@ -99,18 +141,25 @@ func TestConflist(t *testing.T) {
 		CNIVersion, Name string
 		Plugins          []map[string]any
 	}
+	var addresses struct{ Plugins []struct{ IPAM hostLocal } }
 	if err := json.Unmarshal(raw, &got); err != nil {
 		t.Fatal(err)
 	}
 	if len(got.Plugins) != 2 || got.Plugins[0]["bridge"] != "cctl0" || got.Plugins[0]["mtu"] != 1450.0 ||
-		got.Plugins[0]["hairpinMode"] != true || got.Plugins[1]["type"] != "portmap" || !strings.Contains(string(raw), `"10.244.3.0/24"`) {
+		got.Plugins[0]["hairpinMode"] != true || got.Plugins[1]["type"] != "portmap" {
 		t.Errorf("got %s", raw)
+	}
+	if err := json.Unmarshal(raw, &addresses); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([][]subnet{{{"10.244.3.0/24"}}, {{"fd00:a:0:3::/64"}}}, addresses.Plugins[0].IPAM.Ranges); diff != "" {
+		t.Error(diff)
 	}
 	before, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := writeConflist(path, cidr, 1450); err != nil {
+	if err := writeConflist(path, cidrs, 1450); err != nil {
 		t.Fatal(err)
 	}
 	after, err := os.Stat(path)
@@ -150,8 +199,33 @@ func inNamespace(t *testing.T) {
 		t.Skipf("cannot add a link: %v", err)
 	}
 	address, _ := netlink.ParseAddr("10.0.0.1/24")
-	if err := errors.Join(netlink.AddrAdd(uplink, address), netlink.LinkSetUp(uplink)); err != nil {
+	far, err := netlink.LinkByName("far")
+	if err != nil {
 		t.Fatal(err)
+	}
+	if err := errors.Join(netlink.AddrAdd(uplink, address), netlink.LinkSetUp(uplink), netlink.LinkSetUp(far)); err != nil {
+		t.Fatal(err)
+	}
+	// What is elsewhere is reached through a router.
+	if err := netlink.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("10.9.0.0/16")), Gw: net.ParseIP("10.0.0.254")}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// addSecond gives the uplink an IPv6 address.
+func addSecond(t *testing.T, text string, flags int) {
+	t.Helper()
+	uplink, err := netlink.LinkByName("uplink")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := netlink.ParseAddr(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address.Flags = flags | unix.IFA_F_NODAD
+	if err := netlink.AddrAdd(uplink, address); err != nil {
+		t.Skipf("cannot add an IPv6 address: %v", err)
 	}
 }
 
@@ -163,20 +237,35 @@ func state(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	var found []string
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: link.Attrs().Index}, netlink.RT_FILTER_OIF)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range routes {
-		found = append(found, "route "+routeKey(&r))
-	}
-	neighbours, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range neighbours {
-		if n.State&netlink.NUD_PERMANENT != 0 {
-			found = append(found, "neighbour "+n.IP.String()+" at "+n.HardwareAddr.String())
+	for _, f := range families {
+		routes, err := ourRoutes(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range routes {
+			over, err := netlink.LinkByIndex(r.LinkIndex)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = append(found, fmt.Sprintf("route to %s via %s from %s over %s", r.Dst, r.Gw, r.Src, over.Attrs().Name))
+		}
+		neighbours, err := netlink.NeighList(link.Attrs().Index, int(f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range neighbours {
+			if n.State&netlink.NUD_PERMANENT != 0 {
+				found = append(found, "neighbour "+n.IP.String()+" at "+n.HardwareAddr.String())
+			}
+		}
+		addresses, err := netlink.AddrList(link, int(f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range addresses {
+			if !a.IP.IsLinkLocalUnicast() {
+				found = append(found, "address "+a.IPNet.String())
+			}
 		}
 	}
 	entries, err := netlink.NeighList(link.Attrs().Index, unix.AF_BRIDGE)
@@ -193,45 +282,71 @@ func state(t *testing.T) []string {
 
 func TestOverlayFollowsThePicture(t *testing.T) {
 	inNamespace(t)
-	b := peer{netip.MustParseAddr("10.0.0.2"), netip.MustParsePrefix("10.244.1.0/24")}
-	c := peer{netip.MustParseAddr("10.0.0.3"), netip.MustParsePrefix("10.244.2.0/24")}
-	moved := peer{netip.MustParseAddr("10.0.0.9"), b.PodCIDR}
-	picture := picture{
-		Address:     netip.MustParseAddr("10.0.0.1"),
-		PodCIDR:     netip.MustParsePrefix("10.244.0.0/24"),
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
+	addSecond(t, "fd00::1/64", 0)
+	b := peer{addrs("10.9.0.2"), nets("10.244.1.0/24")}
+	c := peer{addrs("10.9.0.3"), nets("10.244.2.0/24")}
+	moved := peer{addrs("10.9.0.9"), b.PodCIDR}
+	near := peer{addrs("10.0.0.2"), b.PodCIDR}
+	dual := peer{addrs("10.9.0.2"), nets("10.244.1.0/24", "fd00:a:0:1::/64")}
+	dualNear := peer{addrs("10.0.0.2", "fd00::2"), dual.PodCIDR}
+	single := []string{"address 10.244.0.0/32", "route to 10.96.0.0/16 via <nil> from 10.244.0.0 over cctl-vx"}
+	both := append([]string{"address fd00:a::/128", "route to fd00:b::/112 via <nil> from fd00:a:: over cctl-vx"}, single...)
+	viaOverlay := []string{
+		"route to 10.244.1.0/24 via 10.244.1.0 from 10.244.0.0 over cctl-vx",
+		"neighbour 10.244.1.0 at 02:cc:0a:09:00:02",
+		"forward 02:cc:0a:09:00:02 to 10.9.0.2",
 	}
-	const services = "route to 10.96.0.0/16 via <nil> from 10.244.0.0"
-	onlyB := []string{
-		services,
-		"route to 10.244.1.0/24 via 10.244.1.0 from 10.244.0.0",
-		"neighbour 10.244.1.0 at 02:cc:0a:00:00:02",
-		"forward 02:cc:0a:00:00:02 to 10.0.0.2",
-	}
+	bothViaOverlay := append([]string{
+		"route to fd00:a:0:1::/64 via fd00:a:0:1:: from fd00:a:: over cctl-vx",
+		"neighbour fd00:a:0:1:: at 02:cc:0a:09:00:02",
+	}, viaOverlay...)
+	// The overlay's entries stay where routes do not lead to it: other nodes may
+	// see it otherwise.
+	nearOverlay := []string{"neighbour 10.244.1.0 at 02:cc:0a:00:00:02", "forward 02:cc:0a:00:00:02 to 10.0.0.2"}
+	straight := append([]string{"route to 10.244.1.0/24 via 10.0.0.2 from 10.0.0.1 over uplink"}, nearOverlay...)
 	tests := []struct {
-		name  string
-		peers []peer
-		want  []string
+		name   string
+		six    bool
+		always bool
+		peers  []peer
+		want   [][]string
 	}{
-		{"alone", nil, []string{services}},
-		{"a node joins", []peer{b}, onlyB},
-		{"nothing changes", []peer{b}, onlyB},
-		{"another joins", []peer{b, c}, append(onlyB,
-			"route to 10.244.2.0/24 via 10.244.2.0 from 10.244.0.0",
-			"neighbour 10.244.2.0 at 02:cc:0a:00:00:03",
-			"forward 02:cc:0a:00:00:03 to 10.0.0.3")},
-		{"one leaves", []peer{b}, onlyB},
-		{"one changes its address", []peer{moved}, []string{
-			services,
-			"route to 10.244.1.0/24 via 10.244.1.0 from 10.244.0.0",
-			"neighbour 10.244.1.0 at 02:cc:0a:00:00:09",
-			"forward 02:cc:0a:00:00:09 to 10.0.0.9"}},
-		{"all leave", nil, []string{services}},
+		{"alone", false, false, nil, [][]string{single}},
+		{"a node joins", false, false, []peer{b}, [][]string{single, viaOverlay}},
+		{"nothing changes", false, false, []peer{b}, [][]string{single, viaOverlay}},
+		{"another joins", false, false, []peer{b, c}, [][]string{single, viaOverlay, {
+			"route to 10.244.2.0/24 via 10.244.2.0 from 10.244.0.0 over cctl-vx",
+			"neighbour 10.244.2.0 at 02:cc:0a:09:00:03",
+			"forward 02:cc:0a:09:00:03 to 10.9.0.3"}}},
+		{"one leaves", false, false, []peer{b}, [][]string{single, viaOverlay}},
+		{"one changes its address", false, false, []peer{moved}, [][]string{single, {
+			"route to 10.244.1.0/24 via 10.244.1.0 from 10.244.0.0 over cctl-vx",
+			"neighbour 10.244.1.0 at 02:cc:0a:09:00:09",
+			"forward 02:cc:0a:09:00:09 to 10.9.0.9"}}},
+		{"one moves to our link", false, false, []peer{near}, [][]string{single, straight}},
+		{"nothing changes on our link", false, false, []peer{near}, [][]string{single, straight}},
+		{"the overlay is for all", false, true, []peer{near}, [][]string{single, nearOverlay, viaOverlay[:1]}},
+		{"and then not", false, false, []peer{near}, [][]string{single, straight}},
+		{"one moves away", false, false, []peer{b}, [][]string{single, viaOverlay}},
+		{"a second family", true, false, []peer{dual}, [][]string{both, bothViaOverlay}},
+		{"on our link", true, false, []peer{dualNear}, [][]string{both, straight, {
+			"route to fd00:a:0:1::/64 via fd00::2 from fd00::1 over uplink",
+			"neighbour fd00:a:0:1:: at 02:cc:0a:00:00:02"}}},
+		{"on our link with IPv4 alone", true, false, []peer{{near.Address, dual.PodCIDR}}, [][]string{both, straight, {
+			"route to fd00:a:0:1::/64 via fd00:a:0:1:: from fd00:a:: over cctl-vx",
+			"neighbour fd00:a:0:1:: at 02:cc:0a:00:00:02"}}},
+		{"one without the second family", true, false, []peer{b}, [][]string{both, viaOverlay}},
+		{"away again", true, false, []peer{dual}, [][]string{both, bothViaOverlay}},
+		{"one family again", false, false, []peer{b}, [][]string{single, viaOverlay}},
+		{"all leave", false, false, nil, [][]string{single}},
 	}
 	var index int
 	for _, test := range tests {
-		picture.Peers = test.peers
-		mtu, err := reconcileOverlay(picture, silent)
+		picture := picture{Address: addrs("10.0.0.1", "fd00::1"), Peers: test.peers, PodCIDR: nets("10.244.0.0/24"), ServiceCIDR: nets("10.96.0.0/16", "fd00:b::/112")}
+		if test.six {
+			picture.PodCIDR = nets("10.244.0.0/24", "fd00:a::/64")
+		}
+		mtu, err := reconcileOverlay(picture, test.always, silent)
 		if err != nil {
 			t.Fatalf("%s: %v", test.name, err)
 		}
@@ -239,7 +354,7 @@ func TestOverlayFollowsThePicture(t *testing.T) {
 			t.Errorf("%s: MTU is %d, want the uplink's less 50", test.name, mtu)
 		}
 		sorted := cmpopts.SortSlices(strings.Compare)
-		if diff := cmp.Diff(test.want, state(t), sorted, cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff(slices.Concat(test.want...), state(t), sorted, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("%s: %s", test.name, diff)
 		}
 		link, err := netlink.LinkByName(OverlayLink)
@@ -256,10 +371,83 @@ func TestOverlayFollowsThePicture(t *testing.T) {
 	}
 }
 
+func TestRoutesGoWithTheNetwork(t *testing.T) {
+	inNamespace(t)
+	addSecond(t, "fd00::1/64", 0)
+	before := allRoutes(t)
+	want := picture{Address: addrs("10.0.0.1", "fd00::1"), PodCIDR: nets("10.244.0.0/24", "fd00:a::/64"), Peers: []peer{
+		{addrs("10.0.0.2", "fd00::2"), nets("10.244.1.0/24", "fd00:a:0:1::/64")}, {addrs("10.9.0.3"), nets("10.244.2.0/24", "fd00:a:0:2::/64")}}}
+	if _, err := reconcileOverlay(want, false, silent); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, allRoutes(t)); diff == "" {
+		t.Error("no routes")
+	}
+	for range 2 { // the second time, there is nothing to remove
+		if err := errors.Join(removeRoutes(), removeLinks()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(before, allRoutes(t)); diff != "" {
+		t.Errorf("routes are not what they were: %s", diff)
+	}
+}
+
+func allRoutes(t *testing.T) []string {
+	t.Helper()
+	var found []string
+	for _, f := range families {
+		routes, err := netlink.RouteListFiltered(int(f), &netlink.Route{}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range routes {
+			if r.Protocol != unix.RTPROT_KERNEL { // the kernel's own come when it likes
+				found = append(found, routeKey(&r))
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+func TestSecondAddress(t *testing.T) {
+	inNamespace(t)
+	address := netip.MustParseAddr("10.0.0.1")
+	if got, ok := SecondAddress(address); ok {
+		t.Errorf("got %s of a host that has none", got)
+	}
+	addSecond(t, "fd00::9/64", 0)
+	addSecond(t, "fd00::5/64", 0)
+	addSecond(t, "fd00::2/64", unix.IFA_F_DEPRECATED)
+	lease := "fd00::1/64"
+	addSecond(t, lease, 0)
+	uplink, err := netlink.LinkByName("uplink")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leased, err := netlink.ParseAddr(lease)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leased.ValidLft, leased.PreferedLft = 4000, 3000
+	deprecated, err := netlink.ParseAddr("fd00::2/64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deprecated.ValidLft, deprecated.PreferedLft = 4000, 0
+	if err := errors.Join(netlink.AddrReplace(uplink, leased), netlink.AddrReplace(uplink, deprecated)); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := SecondAddress(address); !ok || got != netip.MustParseAddr("fd00::5") {
+		t.Errorf("got %s, want the first that stays", got)
+	}
+}
+
 func TestOverlayDeviceIsReplacedWhenTheAddressChanges(t *testing.T) {
 	inNamespace(t)
-	want := picture{Address: netip.MustParseAddr("10.0.0.1"), PodCIDR: netip.MustParsePrefix("10.244.0.0/24")}
-	if _, err := reconcileOverlay(want, silent); err != nil {
+	want := picture{Address: addrs("10.0.0.1"), PodCIDR: nets("10.244.0.0/24")}
+	if _, err := reconcileOverlay(want, false, silent); err != nil {
 		t.Fatal(err)
 	}
 	uplink, err := netlink.LinkByName("uplink")
@@ -270,8 +458,8 @@ func TestOverlayDeviceIsReplacedWhenTheAddressChanges(t *testing.T) {
 	if err := netlink.AddrAdd(uplink, address); err != nil {
 		t.Fatal(err)
 	}
-	want.Address = netip.MustParseAddr("10.0.0.7")
-	if _, err := reconcileOverlay(want, silent); err != nil {
+	want.Address = addrs("10.0.0.7")
+	if _, err := reconcileOverlay(want, false, silent); err != nil {
 		t.Fatal(err)
 	}
 	link, err := netlink.LinkByName(OverlayLink)
@@ -284,17 +472,26 @@ func TestOverlayDeviceIsReplacedWhenTheAddressChanges(t *testing.T) {
 }
 
 func TestRules(t *testing.T) {
-	inNamespace(t)
-	r, err := newRules()
+	for name, pods := range map[string][2]string{
+		"IPv4": {"10.244.0.0/16", "10.244.0.0/24"}, "IPv6": {"fd00:a::/56", "fd00:a::/64"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inNamespace(t)
+			testRules(t, netip.MustParsePrefix(pods[0]), netip.MustParsePrefix(pods[1]))
+		})
+	}
+}
+
+func testRules(t *testing.T, pods, cidr netip.Prefix) {
+	r, err := newRules(familyOf(pods.Addr()), pods)
 	if err != nil {
 		t.Skipf("no iptables here: %v", err)
 	}
 	if _, err := r.tables.List("nat", "POSTROUTING"); err != nil {
 		t.Skipf("the kernel has no NAT: %v", err)
 	}
-	cidr := netip.MustParsePrefix("10.244.0.0/24")
 	for range 2 { // the second time, nothing is doubled
-		if err := r.reconcile(cidr, "10.244.0.0/16"); err != nil {
+		if err := r.reconcile(cidr); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -310,16 +507,16 @@ func TestRules(t *testing.T) {
 	}
 	forward := []string{
 		"-A CCTL-FORWARD -j CCTL-REJECT",
-		"-A CCTL-FORWARD -s 10.244.0.0/16 -j ACCEPT",
-		"-A CCTL-FORWARD -d 10.244.0.0/16 -j ACCEPT",
+		"-A CCTL-FORWARD -s " + pods.String() + " -j ACCEPT",
+		"-A CCTL-FORWARD -d " + pods.String() + " -j ACCEPT",
 	}
 	check("filter", ChainForward, forward...)
 	check("filter", "FORWARD", "-A FORWARD -j CCTL-FORWARD")
 	check("nat", "POSTROUTING", "-A POSTROUTING -j CCTL-MASQUERADE")
-	if err := r.tables.Delete("filter", ChainForward, "-s", "10.244.0.0/16", "-j", "ACCEPT"); err != nil {
+	if err := r.tables.Delete("filter", ChainForward, "-s", pods.String(), "-j", "ACCEPT"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.reconcile(cidr, "10.244.0.0/16"); err != nil {
+	if err := r.reconcile(cidr); err != nil {
 		t.Fatal(err)
 	}
 	check("filter", ChainForward, forward...)

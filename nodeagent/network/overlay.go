@@ -23,23 +23,32 @@ const (
 
 // reconcileOverlay makes the VXLAN device and what leads to the other nodes'
 // pods the way the picture has it, changing only what is not. It returns the
-// device's MTU, which is the pods' as well.
-func reconcileOverlay(want picture, log *slog.Logger) (mtu int, err error) {
-	uplink, err := findUplink(want.Address)
+// device's MTU, which is the pods' as well: whatever way their packets go, now
+// or once a node joins that is reached over the overlay only, they fit.
+func reconcileOverlay(want picture, always bool, log *slog.Logger) (mtu int, err error) {
+	uplink, err := findUplink(want.Address[ipv4])
 	if err != nil {
 		return 0, err
 	}
 	mtu = uplink.Attrs().MTU - overlayOverhead
-	link, err := reconcileDevice(want, uplink, mtu, log)
+	link, err := reconcileDevice(want.Address[ipv4], uplink, mtu, log)
 	if err != nil {
 		return 0, err
 	}
-	return mtu, errors.Join(
-		reconcileGate(link, gate(want.PodCIDR)),
-		reconcileForwarding(link, want.Peers),
-		reconcileNeighbours(link, want.Peers),
-		reconcileRoutes(link, want),
-	)
+	errs := []error{reconcileForwarding(link, want.Peers)}
+	for _, f := range families {
+		if f == ipv6 && !hasIPv6() {
+			if want.PodCIDR[f].IsValid() {
+				errs = append(errs, errors.New("pods are to have IPv6 addresses, and the kernel does not speak IPv6"))
+			}
+			continue
+		}
+		errs = append(errs,
+			reconcileGate(link, f, want.PodCIDR[f]),
+			reconcileNeighbours(link, f, want.overlaid(f)),
+			reconcileRoutes(f, wantedRoutes(want, f, link, always)))
+	}
+	return mtu, errors.Join(errs...)
 }
 
 // findUplink returns the link that has the node's address.
@@ -62,16 +71,16 @@ func findUplink(address netip.Addr) (netlink.Link, error) {
 
 // reconcileDevice makes sure of the VXLAN device. One with other parameters,
 // which cannot be changed, is replaced.
-func reconcileDevice(want picture, uplink netlink.Link, mtu int, log *slog.Logger) (netlink.Link, error) {
+func reconcileDevice(address netip.Addr, uplink netlink.Link, mtu int, log *slog.Logger) (netlink.Link, error) {
 	device := &netlink.Vxlan{
 		LinkAttrs: netlink.LinkAttrs{
 			Name:         OverlayLink,
 			MTU:          mtu,
-			HardwareAddr: overlayMAC(want.Address),
+			HardwareAddr: overlayMAC(address),
 		},
 		VxlanId:      overlayID,
 		VtepDevIndex: uplink.Attrs().Index,
-		SrcAddr:      want.Address.AsSlice(),
+		SrcAddr:      address.AsSlice(),
 		Port:         hostconfig.PortVXLAN,
 		Learning:     false,
 	}
@@ -124,16 +133,22 @@ func sameDevice(link netlink.Link, want *netlink.Vxlan) bool {
 		have.SrcAddr.Equal(want.SrcAddr) && have.Port == want.Port && !have.Learning
 }
 
-// reconcileGate gives the device its one address, from which this host's own
-// programs speak to pods elsewhere.
-func reconcileGate(link netlink.Link, want netip.Addr) error {
-	addresses, err := netlink.AddrList(link, netlink.FAMILY_V4)
+// reconcileGate gives the device its one address of a family, from which this
+// host's own programs speak to pods elsewhere. An invalid prefix wants none.
+func reconcileGate(link netlink.Link, f family, cidr netip.Prefix) error {
+	addresses, err := netlink.AddrList(link, int(f))
 	if err != nil {
 		return fmt.Errorf("list addresses of overlay: %w", err)
 	}
-	wanted := hostNet(want)
+	var wanted *net.IPNet
+	if cidr.IsValid() {
+		wanted = ipNet(netip.PrefixFrom(gate(cidr), gate(cidr).BitLen()))
+	}
 	for _, address := range addresses {
-		if address.IPNet.String() == wanted.String() {
+		if address.IP.IsLinkLocalUnicast() {
+			continue // the kernel's own
+		}
+		if wanted != nil && address.IPNet.String() == wanted.String() {
 			wanted = nil
 			continue
 		}
@@ -144,7 +159,11 @@ func reconcileGate(link netlink.Link, want netip.Addr) error {
 	if wanted == nil {
 		return nil
 	}
-	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: wanted}); err != nil {
+	gate := &netlink.Addr{IPNet: wanted}
+	if f == ipv6 {
+		gate.Flags = unix.IFA_F_NODAD // nobody else can have it; until that is certain it could not be used
+	}
+	if err := netlink.AddrAdd(link, gate); err != nil {
 		return fmt.Errorf("set address of overlay: %w", err)
 	}
 	return nil
@@ -154,7 +173,7 @@ func reconcileGate(link netlink.Link, want netip.Addr) error {
 func reconcileForwarding(link netlink.Link, peers []peer) error {
 	missing := map[string]peer{}
 	for _, p := range peers {
-		missing[overlayMAC(p.Address).String()+" "+p.Address.String()] = p
+		missing[overlayMAC(p.Address[ipv4]).String()+" "+p.Address[ipv4].String()] = p
 	}
 	entries, err := netlink.NeighList(link.Attrs().Index, unix.AF_BRIDGE)
 	if err != nil {
@@ -179,31 +198,39 @@ func reconcileForwarding(link netlink.Link, peers []peer) error {
 			Family:       unix.AF_BRIDGE,
 			Flags:        netlink.NTF_SELF,
 			State:        netlink.NUD_PERMANENT,
-			IP:           p.Address.AsSlice(),
-			HardwareAddr: overlayMAC(p.Address),
+			IP:           p.Address[ipv4].AsSlice(),
+			HardwareAddr: overlayMAC(p.Address[ipv4]),
 		})
 		if err != nil {
-			return fmt.Errorf("forward to %s: %w", p.Address, err)
+			return fmt.Errorf("forward to %s: %w", p.Address[ipv4], err)
 		}
 	}
 	return nil
 }
 
-// reconcileNeighbours tells the host the hardware address of every node's end
-// of the overlay, so that nobody has to ask.
-func reconcileNeighbours(link netlink.Link, peers []peer) error {
-	missing := map[string]peer{}
-	for _, p := range peers {
-		missing[gate(p.PodCIDR).String()+" "+overlayMAC(p.Address).String()] = p
+// overlaid are the peers that have pods of a family, by the address of their end
+// of the overlay.
+func (want picture) overlaid(f family) map[netip.Addr]net.HardwareAddr {
+	ends := map[netip.Addr]net.HardwareAddr{}
+	for _, p := range want.Peers {
+		if p.PodCIDR[f].IsValid() && want.PodCIDR[f].IsValid() {
+			ends[gate(p.PodCIDR[f])] = overlayMAC(p.Address[ipv4])
+		}
 	}
-	neighbours, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V4)
+	return ends
+}
+
+// reconcileNeighbours tells the host the hardware address of every node's end
+// of the overlay, so that nobody has to ask. It changes ends.
+func reconcileNeighbours(link netlink.Link, f family, ends map[netip.Addr]net.HardwareAddr) error {
+	neighbours, err := netlink.NeighList(link.Attrs().Index, int(f))
 	if err != nil {
 		return fmt.Errorf("list neighbours of overlay: %w", err)
 	}
 	for _, neighbour := range neighbours {
-		key := neighbour.IP.String() + " " + neighbour.HardwareAddr.String()
-		if _, ok := missing[key]; ok && neighbour.State&netlink.NUD_PERMANENT != 0 {
-			delete(missing, key)
+		ip, _ := netip.AddrFromSlice(neighbour.IP)
+		if mac, ok := ends[ip.Unmap()]; ok && neighbour.State&netlink.NUD_PERMANENT != 0 && bytes.Equal(mac, neighbour.HardwareAddr) {
+			delete(ends, ip.Unmap())
 			continue
 		}
 		if neighbour.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != netlink.NUD_PERMANENT {
@@ -213,73 +240,19 @@ func reconcileNeighbours(link netlink.Link, peers []peer) error {
 			return fmt.Errorf("remove neighbour %s: %w", neighbour.IP, err)
 		}
 	}
-	for _, p := range missing {
+	for ip, mac := range ends {
 		err := netlink.NeighSet(&netlink.Neigh{
 			LinkIndex:    link.Attrs().Index,
-			Family:       netlink.FAMILY_V4,
+			Family:       int(f),
 			State:        netlink.NUD_PERMANENT,
-			IP:           gate(p.PodCIDR).AsSlice(),
-			HardwareAddr: overlayMAC(p.Address),
+			IP:           ip.AsSlice(),
+			HardwareAddr: mac,
 		})
 		if err != nil {
-			return fmt.Errorf("set neighbour %s: %w", gate(p.PodCIDR), err)
+			return fmt.Errorf("set neighbour %s: %w", ip, err)
 		}
 	}
 	return nil
-}
-
-// reconcileRoutes leads to every other node's pods through its end of the
-// overlay. Services' addresses are led there as well, so that hosts without a
-// default route reach services, and with a source that every pod and node has
-// a way back to. All routes over the device are ours.
-func reconcileRoutes(link netlink.Link, want picture) error {
-	missing := map[string]*netlink.Route{}
-	add := func(to netip.Prefix, via net.IP, flags int) {
-		route := &netlink.Route{
-			LinkIndex: link.Attrs().Index,
-			Scope:     netlink.SCOPE_LINK,
-			Dst:       &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), 32)},
-			Gw:        via,
-			Src:       gate(want.PodCIDR).AsSlice(),
-			Flags:     flags,
-		}
-		if via != nil {
-			route.Scope = netlink.SCOPE_UNIVERSE
-		}
-		missing[routeKey(route)] = route
-	}
-	for _, p := range want.Peers {
-		add(p.PodCIDR, gate(p.PodCIDR).AsSlice(), int(netlink.FLAG_ONLINK))
-	}
-	if want.ServiceCIDR.IsValid() {
-		add(want.ServiceCIDR, nil, 0)
-	}
-	filter := &netlink.Route{LinkIndex: link.Attrs().Index}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_OIF)
-	if err != nil {
-		return fmt.Errorf("list routes of overlay: %w", err)
-	}
-	for _, route := range routes {
-		key := routeKey(&route)
-		if _, ok := missing[key]; ok {
-			delete(missing, key)
-			continue
-		}
-		if err := netlink.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("remove route %s: %w", key, err)
-		}
-	}
-	for key, route := range missing {
-		if err := netlink.RouteReplace(route); err != nil {
-			return fmt.Errorf("add route %s: %w", key, err)
-		}
-	}
-	return nil
-}
-
-// routeKey tells routes over one device apart.
-func routeKey(route *netlink.Route) string {
-	return fmt.Sprintf("to %s via %s from %s", route.Dst, route.Gw, route.Src)
 }
 
 // removeLinks removes the bridge and the overlay device, and with them their
@@ -299,8 +272,4 @@ func removeLinks() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func hostNet(address netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(32, 32)}
 }

@@ -2,6 +2,7 @@ package network
 
 import (
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -15,27 +16,28 @@ var everything = labels.Everything()
 
 // picture is what the network of one node has to look like.
 type picture struct {
-	Address netip.Addr   // of the node
-	PodCIDR netip.Prefix // of the node's pods; invalid until it is assigned
-	Peers   []peer       // sorted by address
+	// Address is the node's. That of IPv4 is always there: between those the
+	// overlay's packets go.
+	Address map[family]netip.Addr
+	PodCIDR map[family]netip.Prefix // of the node's pods; empty until it is assigned
+	Peers   []peer                  // sorted by IPv4 address
 
 	// ServiceCIDR holds the addresses of services. What is sent there is
 	// rewritten before it leaves; but it needs a route until then.
-	ServiceCIDR netip.Prefix
+	ServiceCIDR map[family]netip.Prefix
 }
 
 // peer is another node, and the pods behind it.
 type peer struct {
-	Address netip.Addr
-	PodCIDR netip.Prefix
+	Address map[family]netip.Addr
+	PodCIDR map[family]netip.Prefix
 }
 
-// draw derives the picture from the cluster's nodes. Nodes without an address
-// or a pod CIDR are not part of the network yet. Where two nodes claim the
+// draw derives the picture from the cluster's nodes. Nodes without an IPv4
+// address or pod CIDR are not part of the network yet. Where two nodes claim the
 // same, the older one is right.
-func draw(nodes []*corev1.Node, self, address string, log *slog.Logger) picture {
-	want := picture{}
-	want.Address, _ = netip.ParseAddr(address)
+func draw(nodes []*corev1.Node, self string, own map[family]netip.Addr, log *slog.Logger) picture {
+	want := picture{Address: own}
 	nodes = slices.Clone(nodes)
 	slices.SortFunc(nodes, func(a, b *corev1.Node) int {
 		if c := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); c != 0 {
@@ -44,52 +46,55 @@ func draw(nodes []*corev1.Node, self, address string, log *slog.Logger) picture 
 		return strings.Compare(a.Name, b.Name)
 	})
 	for _, node := range nodes {
-		cidr, ok := podCIDR(node)
-		if !ok {
+		p := peer{Address: addressesOf(node), PodCIDR: podCIDRs(node)}
+		if !p.PodCIDR[ipv4].IsValid() {
 			continue
 		}
 		if node.Name == self {
-			want.PodCIDR = cidr
+			want.PodCIDR = p.PodCIDR
 			continue
 		}
-		address, ok := internalIP(node)
-		if !ok || address == want.Address {
+		if !p.Address[ipv4].IsValid() || p.Address[ipv4] == own[ipv4] {
 			continue
 		}
-		clash := slices.ContainsFunc(want.Peers, func(p peer) bool {
-			return p.Address == address || p.PodCIDR.Overlaps(cidr)
-		})
-		if clash {
-			log.Warn("node claims the address or pod CIDR of another", "node", node.Name, "address", address, "podCIDR", cidr)
+		if slices.ContainsFunc(want.Peers, p.clashes) {
+			log.Warn("node claims the address or pod CIDR of another", "node", node.Name, "address", p.Address[ipv4], "podCIDR", p.PodCIDR)
 			continue
 		}
-		want.Peers = append(want.Peers, peer{Address: address, PodCIDR: cidr})
+		want.Peers = append(want.Peers, p)
 	}
-	slices.SortFunc(want.Peers, func(a, b peer) int { return a.Address.Compare(b.Address) })
+	slices.SortFunc(want.Peers, func(a, b peer) int { return a.Address[ipv4].Compare(b.Address[ipv4]) })
 	return want
 }
 
-// podCIDR returns the node's IPv4 pod CIDR.
-func podCIDR(node *corev1.Node) (netip.Prefix, bool) {
-	for _, text := range append([]string{node.Spec.PodCIDR}, node.Spec.PodCIDRs...) {
-		if cidr, err := netip.ParsePrefix(text); err == nil && cidr.Addr().Is4() {
-			return cidr.Masked(), true
+func (p peer) clashes(other peer) bool {
+	for _, f := range families {
+		if p.PodCIDR[f].Overlaps(other.PodCIDR[f]) { // never of what is not there
+			return true
 		}
 	}
-	return netip.Prefix{}, false
+	return p.Address[ipv4] == other.Address[ipv4]
 }
 
-// internalIP returns the node's IPv4 address inside the cluster.
-func internalIP(node *corev1.Node) (netip.Addr, bool) {
-	for _, address := range node.Status.Addresses {
-		if address.Type != corev1.NodeInternalIP {
-			continue
-		}
-		if ip, err := netip.ParseAddr(address.Address); err == nil && ip.Is4() {
-			return ip, true
+// podCIDRs returns the node's pod CIDRs, one of each family.
+func podCIDRs(node *corev1.Node) map[family]netip.Prefix {
+	found := map[family]netip.Prefix{}
+	for _, text := range append([]string{node.Spec.PodCIDR}, node.Spec.PodCIDRs...) {
+		if cidr, err := netip.ParsePrefix(text); err == nil && !found[familyOf(cidr.Addr())].IsValid() {
+			found[familyOf(cidr.Addr())] = cidr.Masked()
 		}
 	}
-	return netip.Addr{}, false
+	return found
+}
+
+// addressesOf returns the node's addresses inside the cluster, one of each
+// family.
+func addressesOf(node *corev1.Node) map[family]netip.Addr {
+	found := map[family]netip.Addr{}
+	for _, ip := range InternalIPs(node) {
+		found[familyOf(ip)] = ip
+	}
+	return found
 }
 
 // differs tells whether an update of a node matters to the network; most are
@@ -97,14 +102,7 @@ func internalIP(node *corev1.Node) (netip.Addr, bool) {
 func differs(old, new any) bool {
 	before, ok1 := old.(*corev1.Node)
 	after, ok2 := new.(*corev1.Node)
-	if !ok1 || !ok2 {
-		return true
-	}
-	cidr1, _ := podCIDR(before)
-	cidr2, _ := podCIDR(after)
-	ip1, _ := internalIP(before)
-	ip2, _ := internalIP(after)
-	return cidr1 != cidr2 || ip1 != ip2
+	return !ok1 || !ok2 || !maps.Equal(podCIDRs(before), podCIDRs(after)) || !maps.Equal(addressesOf(before), addressesOf(after))
 }
 
 // gate is the address of a node's end of the overlay: the first of its pod

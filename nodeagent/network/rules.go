@@ -21,20 +21,29 @@ const (
 // endpoints. It has to be passed before anything is accepted.
 const ChainReject = "CCTL-REJECT"
 
-// multicast is never masqueraded.
-const multicast = "224.0.0.0/4"
+// What is never masqueraded.
+var multicast = map[family]string{ipv4: "224.0.0.0/4", ipv6: "ff00::/8"}
 
-// rules keeps the packet filter's part of the pod network.
+// The programs that speak to the packet filter.
+var programs = map[family]string{ipv4: "iptables", ipv6: "ip6tables"}
+
+// rules keeps the packet filter's part of the pod network, for one family.
 type rules struct {
+	family family
+	pods   netip.Prefix // of the whole cluster
 	tables *iptables.IPTables
 }
 
-func newRules() (*rules, error) {
-	tables, err := iptables.New(iptables.Timeout(10))
-	if err != nil {
-		return nil, fmt.Errorf("the pod network needs the program iptables: %w", err)
+func newRules(f family, pods netip.Prefix) (*rules, error) {
+	protocol := iptables.ProtocolIPv4
+	if f == ipv6 {
+		protocol = iptables.ProtocolIPv6
 	}
-	return &rules{tables}, nil
+	tables, err := iptables.New(iptables.Timeout(10), iptables.IPFamily(protocol))
+	if err != nil {
+		return nil, fmt.Errorf("the pod network needs the program %s: %w", programs[f], err)
+	}
+	return &rules{family: f, pods: pods, tables: tables}, nil
 }
 
 // chain is one of our chains: its rules, and where it is jumped to from.
@@ -43,9 +52,9 @@ type chain struct {
 	rules             [][]string
 }
 
-// chains are what they have to be for a node with that CIDR in a cluster
-// whose pods are all in clusterCIDR.
-func (r *rules) chains(cidr netip.Prefix, clusterCIDR string) []chain {
+// chains are what they have to be for a node with that CIDR.
+func (r *rules) chains(cidr netip.Prefix) []chain {
+	cluster := r.pods.String()
 	masquerade := []string{"-s", cidr.String(), "-j", "MASQUERADE"}
 	if r.tables.HasRandomFully() {
 		masquerade = append(masquerade, "--random-fully")
@@ -53,12 +62,12 @@ func (r *rules) chains(cidr netip.Prefix, clusterCIDR string) []chain {
 	return []chain{
 		{"filter", ChainForward, "FORWARD", [][]string{
 			{"-j", ChainReject},
-			{"-s", clusterCIDR, "-j", "ACCEPT"},
-			{"-d", clusterCIDR, "-j", "ACCEPT"},
+			{"-s", cluster, "-j", "ACCEPT"},
+			{"-d", cluster, "-j", "ACCEPT"},
 		}},
 		{"nat", chainMasquerade, "POSTROUTING", [][]string{
-			{"-d", clusterCIDR, "-j", "RETURN"},
-			{"-d", multicast, "-j", "RETURN"},
+			{"-d", cluster, "-j", "RETURN"},
+			{"-d", multicast[r.family], "-j", "RETURN"},
 			masquerade,
 		}},
 	}
@@ -66,7 +75,7 @@ func (r *rules) chains(cidr netip.Prefix, clusterCIDR string) []chain {
 
 // reconcile makes the chains what they have to be. A chain that differs is
 // emptied and filled again.
-func (r *rules) reconcile(cidr netip.Prefix, clusterCIDR string) error {
+func (r *rules) reconcile(cidr netip.Prefix) error {
 	if ok, err := r.tables.ChainExists("filter", ChainReject); err != nil {
 		return fmt.Errorf("find chain %s: %w", ChainReject, err)
 	} else if !ok {
@@ -74,7 +83,7 @@ func (r *rules) reconcile(cidr netip.Prefix, clusterCIDR string) error {
 			return fmt.Errorf("make chain %s: %w", ChainReject, err)
 		}
 	}
-	for _, c := range r.chains(cidr, clusterCIDR) {
+	for _, c := range r.chains(cidr) {
 		if err := r.reconcileChain(c); err != nil {
 			return fmt.Errorf("reconcile chain %s: %w", c.name, err)
 		}
@@ -121,14 +130,21 @@ func (r *rules) same(c chain) (bool, error) {
 // removeRules removes our chains, and those that the portmap plugin leaves
 // behind when nothing is mapped any more.
 func removeRules(log *slog.Logger) error {
-	tables, err := iptables.New(iptables.Timeout(10))
-	if err != nil {
-		log.Debug("no iptables, no rules", "err", err)
-		return nil
-	}
-	r := &rules{tables}
 	var errs []error
-	for _, c := range r.chains(netip.Prefix{}, "") {
+	for _, f := range families {
+		r, err := newRules(f, netip.Prefix{})
+		if err != nil || f == ipv6 && !hasIPv6() {
+			log.Debug("no rules of this family", "program", programs[f], "err", err)
+			continue
+		}
+		errs = append(errs, r.remove())
+	}
+	return errors.Join(errs...)
+}
+
+func (r *rules) remove() error {
+	var errs []error
+	for _, c := range r.chains(netip.Prefix{}) {
 		errs = append(errs, r.removeChain(c.table, c.name, c.from))
 	}
 	// The service proxy's jumps to it, should its rules still be there.

@@ -18,12 +18,45 @@ type sysctl struct {
 	optional string // what does not work without it, if it is not essential
 }
 
-var hostSysctls = []sysctl{
-	{name: "net/ipv4/ip_forward", value: "1"},
-	{
-		name: "net/bridge/bridge-nf-call-iptables", value: "1",
-		optional: "pods do not reach a service whose endpoint runs on their own node",
-	},
+// hostSysctls are the host's settings, with those of IPv6 if pods have such
+// addresses.
+func hostSysctls(six bool) ([]sysctl, error) {
+	const service = "pods do not reach a service whose endpoint runs on their own node"
+	settings := []sysctl{
+		{name: "net/ipv4/ip_forward", value: "1"},
+		{name: "net/bridge/bridge-nf-call-iptables", value: "1", optional: service},
+	}
+	if !six {
+		return settings, nil
+	}
+	links, err := os.ReadDir(filepath.Join(procSys, "net/ipv6/conf"))
+	if err != nil {
+		return settings, fmt.Errorf("list links with IPv6: %w", err)
+	}
+	for _, link := range links {
+		// A host that forwards would not listen to its router any more, from
+		// which it may have its own address.
+		name := "net/ipv6/conf/" + link.Name() + "/accept_ra"
+		if !isUplink(link.Name()) {
+			continue
+		}
+		if value, err := readSysctl(name); err == nil && value == "1" {
+			settings = append(settings, sysctl{name: name, value: "2", optional: "the link has gone"})
+		}
+	}
+	return append(settings,
+		sysctl{name: "net/ipv6/conf/all/forwarding", value: "1"},
+		sysctl{name: "net/bridge/bridge-nf-call-ip6tables", value: "1", optional: service}), nil
+}
+
+// isUplink tells links of the host from those of pods and of ours.
+func isUplink(link string) bool {
+	for _, other := range []string{"all", "default", "lo", BridgeLink, OverlayLink} {
+		if link == other {
+			return false
+		}
+	}
+	return !strings.HasPrefix(link, "veth")
 }
 
 // originalsFile keeps, in the state directory, the values that we changed, as

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,9 @@ type Config struct {
 	Pressures func() []v1.NodeConditionType
 	// Leaving says that the host is going down; nil: never.
 	Leaving func() bool
+	// SecondAddress is the host's address of the other family beside Agent's; nil:
+	// it has none.
+	SecondAddress func() (address netip.Addr, ok bool)
 	// VolumesInUse are the attached volumes that the host uses; nil: none.
 	VolumesInUse func() ([]v1.UniqueVolumeName, error)
 }

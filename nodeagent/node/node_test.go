@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -63,8 +64,17 @@ func TestInitialNode(t *testing.T) {
 			t.Errorf("label %s was dropped", kept)
 		}
 	}
-	if got := addresses(n.Agent); len(got) != 2 || got[0].Address != "192.0.2.7" || got[1].Type != v1.NodeHostName {
+	if got := n.addresses(); len(got) != 2 || got[0].Address != "192.0.2.7" || got[1].Type != v1.NodeHostName {
 		t.Errorf("addresses: %v", got)
+	}
+	second := netip.MustParseAddr("2001:db8::7")
+	n.SecondAddress = func() (netip.Addr, bool) { return second, second.IsValid() }
+	if got := n.addresses(); len(got) != 3 || got[0].Address != "192.0.2.7" || got[1] != (v1.NodeAddress{Type: v1.NodeInternalIP, Address: "2001:db8::7"}) {
+		t.Errorf("addresses of both families: %v", got)
+	}
+	second = netip.Addr{}
+	if got := n.addresses(); len(got) != 2 {
+		t.Errorf("addresses once the second has gone: %v", got)
 	}
 }
 

@@ -44,7 +44,7 @@ func hostLabels(name string) map[string]string {
 
 // describe brings status up to date with the host.
 func (n *Node) describe(ctx context.Context, status *v1.NodeStatus) {
-	status.Addresses = addresses(n.Agent)
+	status.Addresses = n.addresses()
 	status.DaemonEndpoints.KubeletEndpoint.Port = hostconfig.PortNodeAgent
 	memory, _ := stats.ReadMemory()
 	disk, _ := stats.ReadDisk(n.Agent.StateDir)
@@ -186,12 +186,18 @@ func (n *Node) capacity(status *v1.NodeStatus, memory stats.Memory, disk stats.D
 	take(v1.ResourceEphemeralStorage, binary(uint64(float64(disk.Total)*diskFloor)))
 }
 
-func addresses(agent hostconfig.NodeAgent) []v1.NodeAddress {
+// addresses are the node's, that of the primary family first.
+func (n *Node) addresses() []v1.NodeAddress {
 	var list []v1.NodeAddress
-	if net.ParseIP(agent.Address) != nil {
-		list = append(list, v1.NodeAddress{Type: v1.NodeInternalIP, Address: agent.Address})
+	if net.ParseIP(n.Agent.Address) != nil {
+		list = append(list, v1.NodeAddress{Type: v1.NodeInternalIP, Address: n.Agent.Address})
 	}
-	return append(list, v1.NodeAddress{Type: v1.NodeHostName, Address: agent.NodeName})
+	if n.SecondAddress != nil {
+		if second, ok := n.SecondAddress(); ok {
+			list = append(list, v1.NodeAddress{Type: v1.NodeInternalIP, Address: second.String()})
+		}
+	}
+	return append(list, v1.NodeAddress{Type: v1.NodeHostName, Address: n.Agent.NodeName})
 }
 
 func systemInfo() v1.NodeSystemInfo {

@@ -61,12 +61,12 @@ type Devices interface {
 
 // Config is what the agent's pods need from their surroundings.
 type Config struct {
-	StateDir       string // volumes and checkpoints of pods
-	LogDir         string // logs of containers
-	Domain         string // cluster.local
-	DNSAddress     string // of the cluster's DNS service; empty without one
-	HostIPs        []string
-	MemoryCapacity int64 // of the host, in bytes
+	StateDir       string          // volumes and checkpoints of pods
+	LogDir         string          // logs of containers
+	Domain         string          // cluster.local
+	DNSAddress     string          // of the cluster's DNS service; empty without one
+	HostIPs        func() []string // one of each family, the primary one first
+	MemoryCapacity int64           // of the host, in bytes
 	Eviction       eviction.Settings
 
 	Client   kubernetes.Interface

@@ -79,7 +79,7 @@ func (b *bench) agent(ctx context.Context, cri internalapi.RuntimeService) *Agen
 	agent := New(ctx, Config{
 		Static:   static,
 		StateDir: b.dir, LogDir: filepath.Join(b.dir, "logs"), Domain: "cluster.local", DNSAddress: "10.96.0.10",
-		HostIPs: []string{"192.0.2.1"}, MemoryCapacity: 1 << 30,
+		HostIPs: func() []string { return []string{"192.0.2.1"} }, MemoryCapacity: 1 << 30,
 		Client: b.client, Runtime: runtime.New(cri, b.images, logger), Cgroups: b.groups, Devices: b.devices,
 		Services: factory.Core().V1().Services().Lister(), Pods: factory.Core().V1().Pods().Informer(),
 		Synced:   []cache.InformerSynced{factory.Core().V1().Services().Informer().HasSynced},

@@ -286,7 +286,7 @@ func (w *worker) situation(actual *runtime.Pod, now time.Time) *Situation {
 		Probes: map[string]probes.Result{}, History: w.history, Faults: w.faults,
 		Busy: map[string]bool{}, Stopping: map[string]time.Time{},
 		NetworkReady: w.agent.NetworkReady(), Prepared: w.prepared, TornDown: w.tornDown,
-		HostIPs: w.agent.HostIPs,
+		HostIPs: w.agent.HostIPs(),
 	}
 	if w.allotment != nil {
 		s.Pod, s.Allotment = w.allotment.Granted.of(w.pod), w.allotment.clone()

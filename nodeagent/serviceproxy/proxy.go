@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -86,12 +85,12 @@ func newHalf(mode string, l layout, log *slog.Logger) (*half, error) {
 // addresses of.
 func layoutsOf(agent hostconfig.NodeAgent) ([]layout, error) {
 	var all []layout
-	for text := range strings.SplitSeq(agent.Cluster.PodCIDR, ",") {
-		pods, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("read the cluster's pod network: %w", err)
-		}
-		l := layout{family: family(pods.Addr().Is6()), pods: pods.Masked()}
+	networks, err := hostconfig.ParseNetworks(agent.Cluster.PodCIDR)
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster's pod networks: %w", err)
+	}
+	for _, pods := range networks {
+		l := layout{family: family(pods.Addr().Is6()), pods: pods}
 		if nets := prefixes(strings.Split(agent.Cluster.ServiceCIDR, ","), l.family); len(nets) > 0 {
 			l.services = nets[0]
 		}

@@ -8,17 +8,19 @@
 //   - watch.go: what is known of the cluster, and how little of it is watched
 //   - picture.go: the chains and sets that the policies ask for, a pure
 //     function of policies, pods and namespaces
+//   - family.go: address families, and where addresses stand in packets
 //   - ranges.go: arithmetic of address blocks
 //   - kernel.go: giving the kernel what changed, in one transaction
 //
-// The rules stand in an nftables table of their own and are spoken of to the
-// kernel over netlink (github.com/google/nftables): hosts need not have the
-// program nft, which other libraries run. They hook where packets are
-// forwarded. There a service's address has been replaced by an endpoint's
-// already; and what the node itself sends to its pods, or they to it, does not
-// pass there: a kubelet's probes are never denied.
+// The rules stand in nftables tables of their own, one for each address family
+// that pods have, and are spoken of to the kernel over netlink
+// (github.com/google/nftables): hosts need not have the program nft, which other
+// libraries run. They hook where packets are forwarded. There a service's
+// address has been replaced by an endpoint's already; and what the node itself
+// sends to its pods, or they to it, does not pass there: a kubelet's probes are
+// never denied.
 //
-// As long as no policy selects a pod of the node there is no table, and other
+// As long as no policy selects a pod of the node there are no tables, and other
 // nodes' pods are not watched. Pods with the host's network are neither
-// selected nor peers: only blocks of addresses match them. Only IPv4.
+// selected nor peers: only blocks of addresses match them.
 package policy

@@ -40,18 +40,25 @@ const (
 )
 
 // bridgeFilter says whether packets between pods of one node pass the filter.
-const bridgeFilter = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+var bridgeFilter = map[family]string{
+	ipv4: "/proc/sys/net/bridge/bridge-nf-call-iptables",
+	ipv6: "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
+}
 
 // Run keeps the kernel's rules as the cluster's policies ask, until ctx ends;
 // then it returns nil and leaves the rules at work. What fails is logged and
 // tried again.
-func Run(ctx context.Context, config Config) error { return run(ctx, config, &kernel{}) }
+func Run(ctx context.Context, config Config) error { return run(ctx, config, 0) }
 
-func run(ctx context.Context, config Config, kernel *kernel) error {
+// run is Run in a network namespace; zero is the thread's.
+func run(ctx context.Context, config Config, netns int) error {
 	if config.Gate == nil {
 		config.Gate = NewGate()
 	}
-	e := &enforcer{config: config, kernel: kernel, changed: make(chan struct{}, 1)}
+	e := &enforcer{config: config, changed: make(chan struct{}, 1)}
+	for _, f := range families {
+		e.kernels = append(e.kernels, &kernel{family: f, netns: netns})
+	}
 	factory := informers.NewSharedInformerFactoryWithOptions(config.Client, 0, informers.WithTransform(slim))
 	policies := factory.Networking().V1().NetworkPolicies()
 	e.policies = policies.Lister()
@@ -78,7 +85,7 @@ func run(ctx context.Context, config Config, kernel *kernel) error {
 // enforcer is the enforcement at work.
 type enforcer struct {
 	config   Config
-	kernel   *kernel
+	kernels  []*kernel // one of each family
 	policies networkinglisters.NetworkPolicyLister
 	peers    *peers // nil while no policy selects a pod of this node
 	changed  chan struct{}
@@ -155,11 +162,15 @@ func (e *enforcer) enforce(ctx context.Context, own []*corev1.Pod) error {
 		return fmt.Errorf("list network policies: %w", err)
 	}
 	if !isolated(policies, own) {
-		changed, err := e.kernel.apply(nil)
-		if changed {
-			e.config.Log.Info("no network policy selects a pod of this node any more")
+		var errs []error
+		for _, k := range e.kernels {
+			changed, err := k.apply(nil)
+			if changed {
+				e.config.Log.Info("no network policy selects a pod of this node any more")
+			}
+			errs = append(errs, err)
 		}
-		return err
+		return errors.Join(errs...)
 	}
 	if e.peers == nil {
 		if e.peers, err = watchPeers(ctx, e.config.Client, e.wake); err != nil {
@@ -177,17 +188,18 @@ func (e *enforcer) enforce(ctx context.Context, own []*corev1.Pod) error {
 	if err != nil {
 		return fmt.Errorf("list namespaces: %w", err)
 	}
-	want := paint(cluster{policies: policies, own: own, pods: pods, namespaces: namespaces})
-	changed, err := e.kernel.apply(want)
-	if err != nil {
-		return err
+	var errs []error
+	for _, k := range e.kernels {
+		want := paint(cluster{policies: policies, own: own, pods: pods, namespaces: namespaces}, k.family)
+		changed, err := k.apply(want)
+		errs = append(errs, err)
+		if changed && want != nil {
+			e.config.Log.Debug("network policies brought up to date", "isolated", len(want.sets[setSelf].members),
+				"sets", len(want.sets), "chains", len(want.chains), "took", time.Since(start))
+			e.warn(k.family)
+		}
 	}
-	if changed && want != nil {
-		e.config.Log.Debug("network policies brought up to date", "isolated", len(want.sets[setSelf].members),
-			"sets", len(want.sets), "chains", len(want.chains), "took", time.Since(start))
-		e.warn()
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // patience is how long to wait for the cluster's pods before saying so.
@@ -207,29 +219,35 @@ func (e *enforcer) await(ctx context.Context) error {
 // inspect notices that somebody has removed the table, and stops watching
 // the cluster's pods if nobody asks for them any more.
 func (e *enforcer) inspect() error {
-	if e.kernel.applied == nil {
-		if e.kernel.known && e.peers != nil {
-			e.peers.close()
-			e.peers = nil
+	var errs []error
+	idle := true
+	for _, k := range e.kernels {
+		idle = idle && k.known && k.applied == nil
+		if k.applied == nil {
+			continue
 		}
-		return nil
+		exists, err := k.exists()
+		if err == nil && !exists {
+			e.config.Log.Warn("somebody has removed the rules of network policies: writing them again")
+			k.forget()
+		}
+		errs = append(errs, err)
 	}
-	exists, err := e.kernel.exists()
-	if err == nil && !exists {
-		e.config.Log.Warn("somebody has removed the rules of network policies: writing them again")
-		e.kernel.forget()
+	if idle && e.peers != nil {
+		e.peers.close()
+		e.peers = nil
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 // warn says once if the kernel does not show us packets that stay on a bridge.
-func (e *enforcer) warn() {
-	value, err := os.ReadFile(bridgeFilter)
+func (e *enforcer) warn(f family) {
+	value, err := os.ReadFile(bridgeFilter[f])
 	if e.warned || err == nil && strings.TrimSpace(string(value)) == "1" {
 		return
 	}
 	e.warned = true
-	e.config.Log.Warn("network policies do not hold between pods of this node: load br_netfilter and set the sysctl", "sysctl", bridgeFilter)
+	e.config.Log.Warn("network policies do not hold between pods of this node: load br_netfilter and set the sysctl", "sysctl", bridgeFilter[f])
 }
 
 // sleep waits; it reports false if ctx ended meanwhile.
@@ -247,11 +265,15 @@ func sleep(ctx context.Context, duration time.Duration) bool {
 // Remove takes every rule of network policies off the host. It finds nothing
 // to do when there is nothing.
 func Remove(log *slog.Logger) error {
-	k := &kernel{}
-	if _, err := k.exists(); err != nil {
-		log.Debug("no nftables, no rules of network policies", "err", err)
-		return nil
+	var errs []error
+	for _, f := range families {
+		k := &kernel{family: f}
+		if _, err := k.exists(); err != nil {
+			log.Debug("no nftables, no rules of network policies", "err", err)
+			continue
+		}
+		_, err := k.apply(nil)
+		errs = append(errs, err)
 	}
-	_, err := k.apply(nil)
-	return err
+	return errors.Join(errs...)
 }

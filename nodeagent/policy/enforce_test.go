@@ -47,16 +47,20 @@ func TestRunFollowsTheCluster(t *testing.T) {
 	own.Start(ctx.Done())
 	ended := make(chan error)
 	go func() {
-		ended <- run(ctx, Config{Client: client, Own: pods, Log: slog.New(slog.DiscardHandler)}, w.kernels["one"])
+		ended <- run(ctx, Config{Client: client, Own: pods, Log: slog.New(slog.DiscardHandler)}, int(w.nodes["one"]))
 	}()
-	kernel := &kernel{netns: w.kernels["one"].netns}
 	programmed := func() bool {
-		exists, err := kernel.exists()
-		w.must(err)
-		return exists
+		for _, f := range families {
+			exists, err := (&kernel{family: f, netns: int(w.nodes["one"])}).exists()
+			w.must(err)
+			if exists {
+				return true
+			}
+		}
+		return false
 	}
 	reaches := func(patience time.Duration) bool {
-		c := policytest.Connection{From: testPods[1], To: testPods[0], Protocol: corev1.ProtocolTCP, Port: 8080}
+		c := policytest.Connection{From: testPods[1], To: testPods[0], Target: podAddr(0), Protocol: corev1.ProtocolTCP, Port: 8080}
 		return w.try(c, patience) == nil
 	}
 	eventually(t, "the list of policies", func() bool { return watched("networkpolicies") })

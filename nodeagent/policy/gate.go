@@ -45,7 +45,7 @@ const gatePatience = 30 * time.Second
 // addresses in its status. An error says that they are not: then none of its
 // containers may start.
 func (g *Gate) Pass(ctx context.Context, pod *corev1.Pod) error {
-	if _, ok := addressOf(pod); !ok {
+	if !hasAddress(pod) {
 		return nil // on the host's network
 	}
 	ctx, cancel := context.WithTimeout(ctx, gatePatience)
@@ -108,7 +108,7 @@ func (g *Gate) merge(own cache.Store) (pods []*corev1.Pod, turn int) {
 		if a := g.announced[key]; a != nil && (a.pod.UID == pod.UID || mirror) {
 			a.seen = true
 			left[key] = a
-			if _, known := addressOf(pod); !known && networked(pod) {
+			if networked(pod) && !hasAddress(pod) {
 				pod = pod.DeepCopy()
 				pod.Status.PodIP, pod.Status.PodIPs = a.pod.Status.PodIP, a.pod.Status.PodIPs
 			}

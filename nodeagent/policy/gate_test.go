@@ -41,13 +41,13 @@ func TestPodsPassWhenTheirPoliciesHold(t *testing.T) {
 	own.Start(ctx.Done())
 	ended := make(chan error)
 	go func() {
-		ended <- run(ctx, Config{Client: client, Own: pods, Gate: gate, Log: slog.New(slog.DiscardHandler)}, w.kernels["one"])
+		ended <- run(ctx, Config{Client: client, Own: pods, Gate: gate, Log: slog.New(slog.DiscardHandler)}, int(w.nodes["one"]))
 	}()
 	if err := <-passed; err != nil {
 		t.Fatalf("a pod that is selected: %v", err)
 	}
 	// At once: nothing may have come through meanwhile.
-	c := policytest.Connection{From: testPods[1], To: testPods[0], Protocol: corev1.ProtocolTCP, Port: 8080}
+	c := policytest.Connection{From: testPods[1], To: testPods[0], Target: podAddr(0), Protocol: corev1.ProtocolTCP, Port: 8080}
 	if w.try(c, moment) == nil {
 		t.Error("a pod that passed is reached though a policy denies it")
 	}

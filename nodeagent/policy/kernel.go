@@ -17,11 +17,11 @@ import (
 // tableName is the table of ours; nobody else writes to it.
 const tableName = "clusterctl-policy"
 
-// Where things stand in an IPv4 packet.
-const (
-	sourceOffset, destinationOffset, addressLen = 12, 16, 4
-	portOffset, portLen                         = 2, 2 // of the destination's
-)
+// Where the destination's port stands in a packet, after the network's header.
+const portOffset, portLen = 2, 2
+
+// Types of ICMPv6 by which neighbours find each other.
+const neighbourSolicitation, neighbourAdvertisement = 135, 136
 
 const (
 	// perMessage is how many members of a set go into one message.
@@ -30,8 +30,9 @@ const (
 	socketBuffer = 16 << 20
 )
 
-// kernel holds what we know our table to hold.
+// kernel holds what we know our table of a family to hold.
 type kernel struct {
+	family family
 	// applied is nil if there is no table; known tells whether that is certain.
 	applied *picture
 	known   bool
@@ -39,7 +40,7 @@ type kernel struct {
 }
 
 func (k *kernel) table() *nftables.Table {
-	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
+	return &nftables.Table{Name: tableName, Family: nftables.TableFamily(k.family)}
 }
 
 func (k *kernel) open() (*nftables.Conn, error) {
@@ -58,7 +59,7 @@ func (k *kernel) exists() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamily(k.family))
 	if err != nil {
 		return false, fmt.Errorf("list nftables' tables: %w", err)
 	}
@@ -79,7 +80,7 @@ func (k *kernel) apply(want *picture) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	t := &transaction{conn: conn, table: k.table()}
+	t := &transaction{conn: conn, family: k.family, table: k.table()}
 	if k.known && k.applied != nil {
 		t.change(k.applied, want)
 	} else {
@@ -124,10 +125,11 @@ func (k *kernel) remove() (changed bool, err error) {
 
 // transaction collects changes.
 type transaction struct {
-	conn  *nftables.Conn
-	table *nftables.Table
-	empty bool
-	err   error
+	conn   *nftables.Conn
+	family family
+	table  *nftables.Table
+	empty  bool
+	err    error
 }
 
 // write replaces whatever the table held.
@@ -205,12 +207,13 @@ func (t *transaction) chain(name string) *nftables.Chain {
 }
 
 func (t *transaction) set(name string, k kind) *nftables.Set {
-	s := &nftables.Set{Table: t.table, Name: name, KeyType: nftables.TypeIPAddr}
+	address := t.family.addressType()
+	s := &nftables.Set{Table: t.table, Name: name, KeyType: address}
 	switch k {
 	case pairs:
-		s.KeyType, s.Concatenation = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr), true
+		s.KeyType, s.Concatenation = nftables.MustConcatSetType(address, address), true
 	case sockets:
-		s.KeyType, s.Concatenation = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService), true
+		s.KeyType, s.Concatenation = nftables.MustConcatSetType(address, nftables.TypeInetService), true
 	case blocks:
 		s.Interval = true
 	case verdicts:
@@ -277,36 +280,47 @@ func (t *transaction) hook() {
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 		&expr.Verdict{Kind: expr.VerdictAccept},
 	})
+	if t.family == ipv6 {
+		// Neighbours on one bridge find each other's hardware addresses, whoever they
+		// may talk to. These packets belong to no connection.
+		t.rule(base.Name, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMPV6}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+			&expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{neighbourSolicitation}, ToData: []byte{neighbourAdvertisement}},
+			&expr.Verdict{Kind: expr.VerdictAccept},
+		})
+	}
 	t.rule(base.Name, []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: 2 * addressLen},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: t.family.sourceOffset(), Len: 2 * t.family.addressLen()},
 		&expr.Lookup{SourceRegister: 1, SetName: setSelf},
 		&expr.Verdict{Kind: expr.VerdictAccept},
 	})
 	for _, way := range []struct {
 		set    string
 		offset uint32
-	}{{setEgress, sourceOffset}, {setIngress, destinationOffset}} {
+	}{{setEgress, t.family.sourceOffset()}, {setIngress, t.family.destinationOffset()}} {
 		t.rule(base.Name, []expr.Any{
-			load(way.offset),
+			t.load(way.offset),
 			&expr.Lookup{SourceRegister: 1, SetName: way.set, DestRegister: 0, IsDestRegSet: true},
 		})
 	}
 }
 
 // load puts an address of the packet into register 1.
-func load(offset uint32) expr.Any {
-	return &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: addressLen}
+func (t *transaction) load(offset uint32) expr.Any {
+	return &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: t.family.addressLen()}
 }
 
 // match lets a packet pass the chain if it matches the rule.
 func (t *transaction) match(egress bool, r rule) []expr.Any {
 	var exprs []expr.Any
 	if r.peers != "" {
-		offset := uint32(sourceOffset)
+		offset := t.family.sourceOffset()
 		if egress {
-			offset = destinationOffset
+			offset = t.family.destinationOffset()
 		}
-		exprs = append(exprs, load(offset), &expr.Lookup{SourceRegister: 1, SetName: r.peers})
+		exprs = append(exprs, t.load(offset), &expr.Lookup{SourceRegister: 1, SetName: r.peers})
 	}
 	if r.protocol != "" {
 		exprs = append(exprs,
@@ -321,12 +335,12 @@ func (t *transaction) match(egress bool, r rule) []expr.Any {
 		})
 	}
 	if r.sockets != "" {
-		// Two neighbouring registers of four bytes hold what the set's members
-		// are made of.
-		port.DestRegister = unix.NFT_REG32_01
+		// What the set's members are made of.
+		address, next := t.family.registers()
+		port.DestRegister = next
 		exprs = append(exprs,
-			&expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseNetworkHeader, Offset: destinationOffset, Len: addressLen},
-			port, &expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: r.sockets})
+			&expr.Payload{DestRegister: address, Base: expr.PayloadBaseNetworkHeader, Offset: t.family.destinationOffset(), Len: t.family.addressLen()},
+			port, &expr.Lookup{SourceRegister: address, SetName: r.sockets})
 	}
 	return append(exprs, &expr.Verdict{Kind: expr.VerdictReturn})
 }

@@ -44,9 +44,11 @@ func TestEveryConnectionAgreesWithTheModel(t *testing.T) {
 	}
 	t.Logf("%d connections were allowed, %d denied", passed, denied)
 	w.apply()
-	for node, k := range w.kernels {
-		if exists, err := k.exists(); err != nil || exists {
-			t.Errorf("node %s, no policy left: the table is there: %v, %v", node, exists, err)
+	for node, kernels := range w.kernels {
+		for _, k := range kernels {
+			if exists, err := k.exists(); err != nil || exists {
+				t.Errorf("node %s, no policy left: the table is there: %v, %v", node, exists, err)
+			}
 		}
 	}
 }
@@ -55,9 +57,11 @@ func TestNodesReachTheirOwnPods(t *testing.T) {
 	w := newWorld(t)
 	w.apply(denyAll("x", metav1.LabelSelector{}), denyAll("y", metav1.LabelSelector{}))
 	for _, pod := range testPods {
-		c := policytest.Connection{Source: nodeAddrs[pod.Spec.NodeName], To: pod, Protocol: corev1.ProtocolTCP, Port: 8080}
-		if err := w.try(c, plenty); err != nil {
-			t.Errorf("probe of %s: %v", pod.Name, err)
+		for i, target := range policytest.Addresses(pod) {
+			c := policytest.Connection{Source: nodeAddrs[pod.Spec.NodeName][i], To: pod, Target: target, Protocol: corev1.ProtocolTCP, Port: 8080}
+			if err := w.try(c, plenty); err != nil {
+				t.Errorf("probe of %s: %v", c, err)
+			}
 		}
 	}
 }
@@ -78,7 +82,9 @@ func TestConnectionsOutlivePolicies(t *testing.T) {
 		t.Error("a new connection went through")
 	}
 	// A new process writes the table again, and leaves nothing of the old.
-	w.kernels["one"] = &kernel{netns: w.kernels["one"].netns}
+	for i, k := range w.kernels["one"] {
+		w.kernels["one"][i] = &kernel{family: k.family, netns: k.netns}
+	}
 	w.apply(denyAll("y", metav1.LabelSelector{}))
 	if err := policytest.Echo(conn, plenty); err != nil {
 		t.Errorf("after a restart: %v", err)
@@ -111,18 +117,18 @@ func TestPoliciesSeeEndpointsNotServices(t *testing.T) {
 
 func TestOnlyWhatDiffersIsChanged(t *testing.T) {
 	w := newWorld(t)
-	k := w.kernels["one"]
+	k := w.kernels["one"][0]
 	policies := []*networkingv1.NetworkPolicy{denyAll("x", metav1.LabelSelector{})}
 	policies[0].Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{}}}}}
 	for i, want := range []bool{true, false} {
-		if changed, err := k.apply(paint(on("one", policies))); err != nil || changed != want {
+		if changed, err := k.apply(paint(on("one", policies), k.family)); err != nil || changed != want {
 			t.Errorf("attempt %d: changed %v, %v", i, changed, err)
 		}
 	}
 	before := handles(t, k)
 	c := on("one", policies)
 	c.pods = append(c.pods, policytest.Pod("x", "three-0", "three", "10.244.2.2", 8080, nil))
-	if changed, err := k.apply(paint(c)); err != nil || !changed {
+	if changed, err := k.apply(paint(c, k.family)); err != nil || !changed {
 		t.Errorf("a new peer: changed %v, %v", changed, err)
 	}
 	if after := handles(t, k); after != before {
@@ -133,10 +139,10 @@ func TestOnlyWhatDiffersIsChanged(t *testing.T) {
 	w.must(err)
 	conn.DelTable(k.table())
 	w.must(conn.Flush())
-	if _, err := k.apply(paint(on("one", policies))); err == nil {
+	if _, err := k.apply(paint(on("one", policies), k.family)); err == nil {
 		t.Error("a change of a table that is not there went through")
 	}
-	if changed, err := k.apply(paint(on("one", policies))); err != nil || !changed {
+	if changed, err := k.apply(paint(on("one", policies), k.family)); err != nil || !changed {
 		t.Errorf("after that: changed %v, %v, want it whole again", changed, err)
 	}
 	if after := handles(t, k); after == "" {

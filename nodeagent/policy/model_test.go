@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -21,11 +20,11 @@ var (
 		{ObjectMeta: metav1.ObjectMeta{Name: "y", Labels: map[string]string{"team": "blue"}}},
 	}
 	testPods = []*corev1.Pod{
-		policytest.Pod("x", "one-0", "one", "10.244.0.2", 8080, map[string]string{"app": "web", "tier": "front"}),
-		policytest.Pod("x", "one-1", "one", "10.244.0.3", 8081, map[string]string{"app": "db"}),
-		policytest.Pod("y", "one-2", "one", "10.244.0.4", 8080, map[string]string{"app": "web"}),
-		policytest.Pod("x", "two-0", "two", "10.244.1.2", 8082, map[string]string{"app": "web"}),
-		policytest.Pod("y", "two-1", "two", "10.244.1.3", 8081, map[string]string{"app": "db", "tier": "front"}),
+		policytest.Pod("x", "one-0", "one", "10.244.0.2,fd00:a:0:0::2", 8080, map[string]string{"app": "web", "tier": "front"}),
+		policytest.Pod("x", "one-1", "one", "10.244.0.3,fd00:a:0:0::3", 8081, map[string]string{"app": "db"}),
+		policytest.Pod("y", "one-2", "one", "10.244.0.4,fd00:a:0:0::4", 8080, map[string]string{"app": "web"}),
+		policytest.Pod("x", "two-0", "two", "10.244.1.2,fd00:a:0:1::2", 8082, map[string]string{"app": "web"}),
+		policytest.Pod("y", "two-1", "two", "10.244.1.3,fd00:a:0:1::3", 8081, map[string]string{"app": "db", "tier": "front"}),
 	}
 	testBlocks = []networkingv1.IPBlock{
 		{CIDR: "0.0.0.0/0"},
@@ -35,9 +34,17 @@ var (
 		{CIDR: "192.0.2.0/24"},
 		{CIDR: "128.0.0.0/1", Except: []string{"192.0.2.1/32"}},
 		{CIDR: "fd00::/8"},
+		{CIDR: "::/0", Except: []string{"fd00:a::2/128", "fd00:a:0:1::/64"}},
+		{CIDR: "fd00:a::/64", Except: []string{"fd00:a::/126"}},
+		{CIDR: "fd00:a:0:1::2/127"},
+		{CIDR: "8000::/1", Except: []string{"2001:db8::1/128"}},
+		{CIDR: "2001:db8::/64", Except: []string{"2001:db8::1/128"}},
 	}
 	// nodeAddrs are those of the nodes, which are no pods.
-	nodeAddrs = map[string]netip.Addr{"one": netip.MustParseAddr("192.0.2.1"), "two": netip.MustParseAddr("192.0.2.2")}
+	nodeAddrs = map[string][]netip.Addr{
+		"one": {netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		"two": {netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")},
+	}
 )
 
 // on is what the rules of a node depend on.
@@ -51,12 +58,12 @@ func on(node string, policies []*networkingv1.NetworkPolicy) cluster {
 	return c
 }
 
-// passes is what the kernel does with a picture.
+// passes is what the kernel does with a picture of the connection's family.
 func passes(p *picture, c policytest.Connection) bool {
 	if p == nil {
 		return true
 	}
-	to := netip.MustParseAddr(c.To.Status.PodIP)
+	to := c.Target
 	if _, self := p.sets[setSelf].members[member{addr: c.Source}]; self && c.Source == to {
 		return true
 	}
@@ -90,16 +97,21 @@ func TestPictureAgreesWithTheModel(t *testing.T) {
 	all := policytest.Connections(testPods, nodeAddrs)
 	rapid.Check(t, func(t *rapid.T) {
 		policies := policytest.Policies(testBlocks).Draw(t, "policies")
-		one, two := paint(on("one", policies)), paint(on("two", policies))
-		for _, c := range all {
-			want := policytest.Allowed(policies, testNamespaces, c)
-			if got := passes(one, c) && passes(two, c); got != want {
-				t.Fatalf("%v: passes %v, want %v", c, got, want)
+		for _, f := range families {
+			one, two := paint(on("one", policies), f), paint(on("two", policies), f)
+			for _, c := range all {
+				if !f.has(c.Target) {
+					continue
+				}
+				want := policytest.Allowed(policies, testNamespaces, c)
+				if got := passes(one, c) && passes(two, c); got != want {
+					t.Fatalf("%v: passes %v, want %v", c, got, want)
+				}
 			}
-		}
-		for node, p := range map[string]*picture{"one": one, "two": two} {
-			if c := on(node, policies); isolated(policies, c.own) != (p != nil) {
-				t.Fatalf("node %s: isolated %v, but picture %v", node, p == nil, p)
+			for node, p := range map[string]*picture{"one": one, "two": two} {
+				if c := on(node, policies); isolated(policies, c.own) != (p != nil) {
+					t.Fatalf("node %s: isolated %v, but picture %v", node, p == nil, p)
+				}
 			}
 		}
 	})
@@ -115,13 +127,13 @@ func TestHostNetworkAndEndedPodsAreNeitherSelectedNorPeers(t *testing.T) {
 	done.Status.Phase = corev1.PodSucceeded
 	outside := []*corev1.Pod{host, done, policytest.Pod("x", "new", "one", "", 8080, nil)}
 	policies := []*networkingv1.NetworkPolicy{all}
-	if p := paint(cluster{policies: policies, own: outside, pods: outside, namespaces: testNamespaces}); p != nil {
+	if p := paint(cluster{policies: policies, own: outside, pods: outside, namespaces: testNamespaces}, ipv4); p != nil {
 		t.Errorf("got %v, want nothing isolated", p)
 	}
 	if isolated(policies, outside[:2]) {
 		t.Error("pods that no policy can select count as isolated")
 	}
-	p := paint(cluster{policies: policies, own: testPods[:1], pods: append(outside, testPods...), namespaces: testNamespaces})
+	p := paint(cluster{policies: policies, own: testPods[:1], pods: append(outside, testPods...), namespaces: testNamespaces}, ipv4)
 	for name, s := range p.sets {
 		if s.kind == addresses && len(s.members) != 3 {
 			t.Errorf("set %s: got %v, want the three pods of x", name, s.members)
@@ -132,25 +144,40 @@ func TestHostNetworkAndEndedPodsAreNeitherSelectedNorPeers(t *testing.T) {
 func TestRanges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// A small corner at either end of all addresses.
-		base := rapid.SampledFrom([]string{"0.0.0.", "255.255.255."}).Draw(t, "base")
+		corner := netip.MustParsePrefix(rapid.SampledFrom([]string{"0.0.0.0/24", "255.255.255.0/24", "::/120", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"}).Draw(t, "corner"))
+		at := func(last byte) netip.Addr {
+			raw := corner.Addr().AsSlice()
+			raw[len(raw)-1] = last
+			a, _ := netip.AddrFromSlice(raw)
+			return a
+		}
 		cidr := rapid.Custom(func(t *rapid.T) string {
-			a := netip.MustParseAddr(fmt.Sprintf("%s%d", base, rapid.IntRange(0, 255).Draw(t, "last")))
-			return netip.PrefixFrom(a, rapid.IntRange(24, 32).Draw(t, "bits")).Masked().String()
+			a := at(rapid.Byte().Draw(t, "last"))
+			return netip.PrefixFrom(a, a.BitLen()-rapid.IntRange(0, 8).Draw(t, "host bits")).Masked().String()
 		})
 		var blocks []networkingv1.IPBlock
 		for range rapid.IntRange(0, 4).Draw(t, "blocks") {
 			blocks = append(blocks, networkingv1.IPBlock{CIDR: cidr.Draw(t, "cidr"), Except: rapid.SliceOfN(cidr, 0, 3).Draw(t, "except")})
 		}
-		ranges := rangesOf(blocks)
+		f := ipv6
+		if corner.Addr().Is4() {
+			f = ipv4
+		}
+		for _, other := range families {
+			if other != f && len(rangesOf(blocks, other)) > 0 {
+				t.Fatalf("%v has ranges of the other family", blocks)
+			}
+		}
+		ranges := rangesOf(blocks, f)
 		for i := 1; i < len(ranges); i++ {
-			if uint64(ranges[i].first) <= uint64(ranges[i-1].last)+1 {
+			if next := ranges[i-1].last.Next(); !next.IsValid() || !next.Less(ranges[i].first) {
 				t.Fatalf("%v touch", ranges)
 			}
 		}
 		for last := range 256 {
-			addr := netip.MustParseAddr(fmt.Sprintf("%s%d", base, last))
+			addr := at(byte(last))
 			want := slices.ContainsFunc(blocks, func(b networkingv1.IPBlock) bool { return policytest.InBlock(&b, addr) })
-			got := slices.ContainsFunc(ranges, func(r addrRange) bool { return r.first <= number(addr) && number(addr) <= r.last })
+			got := slices.ContainsFunc(ranges, func(r addrRange) bool { return !addr.Less(r.first) && !r.last.Less(addr) })
 			if got != want {
 				t.Fatalf("%s: in ranges %v, want %v", addr, got, want)
 			}

@@ -95,29 +95,18 @@ func networked(pod *corev1.Pod) bool {
 	return !pod.Spec.HostNetwork && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
 }
 
-// addressOf returns a pod's own IPv4 address.
-func addressOf(pod *corev1.Pod) (netip.Addr, bool) {
-	if !networked(pod) {
-		return netip.Addr{}, false
-	}
-	for _, text := range append([]corev1.PodIP{{IP: pod.Status.PodIP}}, pod.Status.PodIPs...) {
-		if addr, err := netip.ParseAddr(text.IP); err == nil && addr.Is4() {
-			return addr, true
-		}
-	}
-	return netip.Addr{}, false
-}
-
 // painter makes a picture.
 type painter struct {
 	cluster
 	picture
+	family      family
 	byNamespace map[string][]*corev1.Pod
 }
 
-// paint returns the picture for a node, or nil if no pod of it is isolated.
-func paint(c cluster) *picture {
-	p := painter{cluster: c, byNamespace: map[string][]*corev1.Pod{}}
+// paint returns a node's picture for packets of a family, or nil if no pod of it
+// that has such an address is isolated.
+func paint(c cluster, f family) *picture {
+	p := painter{cluster: c, family: f, byNamespace: map[string][]*corev1.Pod{}}
 	p.sets = map[string]set{
 		setIngress: {verdicts, map[member]struct{}{}},
 		setEgress:  {verdicts, map[member]struct{}{}},
@@ -125,7 +114,7 @@ func paint(c cluster) *picture {
 	}
 	p.chains = map[string]chain{}
 	for _, pod := range c.pods {
-		if _, ok := addressOf(pod); ok {
+		if _, ok := f.addressOf(pod); ok {
 			p.byNamespace[pod.Namespace] = append(p.byNamespace[pod.Namespace], pod)
 		}
 	}
@@ -137,7 +126,7 @@ func paint(c cluster) *picture {
 		slices.SortFunc(list, func(a, b *networkingv1.NetworkPolicy) int { return strings.Compare(a.Name, b.Name) })
 	}
 	for _, pod := range c.own {
-		if addr, ok := addressOf(pod); ok {
+		if addr, ok := f.addressOf(pod); ok {
 			p.isolate(pod, addr, policies[pod.Namespace])
 		}
 	}
@@ -239,11 +228,11 @@ func (p *painter) peers(namespace string, peers []networkingv1.NetworkPolicyPeer
 			names = append(names, name)
 		}
 	}
-	if ranges := rangesOf(ipBlocks); len(ranges) > 0 {
+	if ranges := rangesOf(ipBlocks, p.family); len(ranges) > 0 {
 		name := "b-" + hash(fmt.Sprint(ranges))
 		members := map[member]struct{}{}
 		for _, r := range ranges {
-			members[member{addr: address(r.first), last: address(r.last)}] = struct{}{}
+			members[member{addr: r.first, last: r.last}] = struct{}{}
 		}
 		p.sets[name] = set{blocks, members}
 		names = append(names, name)
@@ -274,7 +263,7 @@ func (p *painter) selected(namespace string, peer networkingv1.NetworkPolicyPeer
 	add := func(namespace string) {
 		for _, pod := range p.byNamespace[namespace] {
 			if pods.Matches(labels.Set(pod.Labels)) {
-				addr, _ := addressOf(pod)
+				addr, _ := p.family.addressOf(pod)
 				members[member{addr: addr}] = struct{}{}
 			}
 		}
@@ -330,7 +319,7 @@ func (p *painter) named(protocol corev1.Protocol, port string) string {
 	members := map[member]struct{}{}
 	for _, pods := range p.byNamespace {
 		for _, pod := range pods {
-			addr, _ := addressOf(pod)
+			addr, _ := p.family.addressOf(pod)
 			for _, number := range portsNamed(pod, protocol, port) {
 				members[member{addr: addr, port: number}] = struct{}{}
 			}
@@ -353,10 +342,6 @@ func portsNamed(pod *corev1.Pod, protocol corev1.Protocol, name string) []uint16
 		}
 	}
 	return numbers
-}
-
-func address(n uint32) netip.Addr {
-	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
 }
 
 // hash is short enough for a name in the kernel and long enough to be unique.

@@ -1,8 +1,6 @@
 package policy
 
 import (
-	"cmp"
-	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -10,30 +8,30 @@ import (
 )
 
 // addrRange is the addresses from first to last, both included.
-type addrRange struct{ first, last uint32 }
-
-func number(a netip.Addr) uint32 {
-	b := a.As4()
-	return binary.BigEndian.Uint32(b[:])
-}
+type addrRange struct{ first, last netip.Addr }
 
 func rangeOf(p netip.Prefix) addrRange {
-	first := number(p.Masked().Addr())
-	return addrRange{first, first | uint32(uint64(1)<<(32-p.Bits())-1)}
+	first := p.Masked().Addr()
+	last := first.AsSlice()
+	for bit := p.Bits(); bit < len(last)*8; bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
+	}
+	end, _ := netip.AddrFromSlice(last)
+	return addrRange{first, end}
 }
 
-// rangesOf returns the IPv4 addresses that any of the blocks holds, as sorted
-// ranges with a gap between any two.
-func rangesOf(blocks []networkingv1.IPBlock) []addrRange {
+// rangesOf returns the addresses of a family that any of the blocks holds, as
+// sorted ranges with a gap between any two.
+func rangesOf(blocks []networkingv1.IPBlock, f family) []addrRange {
 	var all []addrRange
 	for _, block := range blocks {
 		cidr, err := netip.ParsePrefix(block.CIDR)
-		if err != nil || !cidr.Addr().Is4() {
+		if err != nil || !f.has(cidr.Addr()) {
 			continue
 		}
 		left := []addrRange{rangeOf(cidr)}
 		for _, text := range block.Except {
-			if except, err := netip.ParsePrefix(text); err == nil && except.Addr().Is4() {
+			if except, err := netip.ParsePrefix(text); err == nil && f.has(except.Addr()) {
 				left = without(left, rangeOf(except))
 			}
 		}
@@ -46,15 +44,15 @@ func rangesOf(blocks []networkingv1.IPBlock) []addrRange {
 func without(ranges []addrRange, hole addrRange) []addrRange {
 	var left []addrRange
 	for _, r := range ranges {
-		if hole.last < r.first || r.last < hole.first {
+		if hole.last.Less(r.first) || r.last.Less(hole.first) {
 			left = append(left, r)
 			continue
 		}
-		if r.first < hole.first {
-			left = append(left, addrRange{r.first, hole.first - 1})
+		if r.first.Less(hole.first) {
+			left = append(left, addrRange{r.first, hole.first.Prev()})
 		}
-		if hole.last < r.last {
-			left = append(left, addrRange{hole.last + 1, r.last})
+		if hole.last.Less(r.last) {
+			left = append(left, addrRange{hole.last.Next(), r.last})
 		}
 	}
 	return left
@@ -62,14 +60,23 @@ func without(ranges []addrRange, hole addrRange) []addrRange {
 
 // merge sorts ranges, and joins those that touch.
 func merge(ranges []addrRange) []addrRange {
-	slices.SortFunc(ranges, func(a, b addrRange) int { return cmp.Compare(a.first, b.first) })
+	slices.SortFunc(ranges, func(a, b addrRange) int { return a.first.Compare(b.first) })
 	var merged []addrRange
 	for _, r := range ranges {
-		if n := len(merged); n > 0 && uint64(r.first) <= uint64(merged[n-1].last)+1 {
-			merged[n-1].last = max(merged[n-1].last, r.last)
+		if n := len(merged); n > 0 && !merged[n-1].endsBefore(r.first) {
+			if merged[n-1].last.Less(r.last) {
+				merged[n-1].last = r.last
+			}
 			continue
 		}
 		merged = append(merged, r)
 	}
 	return merged
+}
+
+// endsBefore tells whether there is a gap between the range and an address that
+// is not before it.
+func (r addrRange) endsBefore(addr netip.Addr) bool {
+	next := r.last.Next() // invalid after the last address there is
+	return next.IsValid() && next.Less(addr)
 }

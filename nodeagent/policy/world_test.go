@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-iptables/iptables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 	networkingv1 "k8s.io/api/networking/v1"
 )
 
@@ -24,11 +25,13 @@ import (
 // on a bridge:
 //
 //	10.244.0.2-4 ── node one 192.0.2.1 ── 192.0.2.2 node two ── 10.244.1.2-3
+//
+// and likewise with IPv6 addresses, see model_test.go.
 type world struct {
 	t       *testing.T
 	nodes   map[string]netns.NsHandle
 	pods    map[string]netns.NsHandle
-	kernels map[string]*kernel
+	kernels map[string][]*kernel // one of each family
 }
 
 func newWorld(t *testing.T) *world {
@@ -36,17 +39,24 @@ func newWorld(t *testing.T) *world {
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
 	}
-	w := &world{t: t, nodes: map[string]netns.NsHandle{}, pods: map[string]netns.NsHandle{}, kernels: map[string]*kernel{}}
-	gates := map[string]string{"one": "10.244.0.1", "two": "10.244.1.1"}
+	w := &world{t: t, nodes: map[string]netns.NsHandle{}, pods: map[string]netns.NsHandle{}, kernels: map[string][]*kernel{}}
+	gates := map[string][2]string{"one": {"10.244.0.1", "fd00:a::1"}, "two": {"10.244.1.1", "fd00:a:0:1::1"}}
 	for node, gate := range gates {
 		ns := netnstest.Namespace(t)
-		w.nodes[node], w.kernels[node] = ns, &kernel{netns: int(ns)}
-		if _, err := w.kernels[node].exists(); err != nil {
-			t.Skipf("no nftables here: %v", err)
+		w.nodes[node] = ns
+		for _, f := range families {
+			k := &kernel{family: f, netns: int(ns)}
+			w.kernels[node] = append(w.kernels[node], k)
+			if _, err := k.exists(); err != nil {
+				t.Skipf("no nftables here: %v", err)
+			}
 		}
 		w.must(netnstest.Within(ns, func() error {
-			for _, name := range []string{"ipv4/ip_forward", "bridge/bridge-nf-call-iptables"} {
-				if err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0); err != nil {
+			for name, value := range map[string]string{
+				"ipv4/ip_forward": "1", "bridge/bridge-nf-call-iptables": "1", "ipv6/conf/all/forwarding": "1", "bridge/bridge-nf-call-ip6tables": "1",
+				"ipv6/conf/default/accept_dad": "0", // links ask for neighbours from the start
+			} {
+				if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
 					t.Skipf("cannot set sysctl: %v", err)
 				}
 			}
@@ -56,14 +66,18 @@ func newWorld(t *testing.T) *world {
 			if err := translate("10.96.0.1", 80, podAddr(3), 8080); err != nil {
 				t.Skipf("no NAT here: %v", err)
 			}
-			return errors.Join(netlink.LinkAdd(bridge), up("lo"), up("cctl0", gate+"/24"))
+			return errors.Join(netlink.LinkAdd(bridge), up("lo"), up("cctl0", gate[0]+"/24", gate[1]+"/64"))
 		}))
 	}
 	w.must(netnstest.Within(w.nodes["one"], func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out"}, PeerName: "out", PeerNamespace: netlink.NsFd(w.nodes["two"])})
 	}))
-	w.must(netnstest.Within(w.nodes["one"], func() error { return errors.Join(up("out", "192.0.2.1/24"), route("10.244.1.0/24", "192.0.2.2")) }))
-	w.must(netnstest.Within(w.nodes["two"], func() error { return errors.Join(up("out", "192.0.2.2/24"), route("10.244.0.0/24", "192.0.2.1")) }))
+	w.must(netnstest.Within(w.nodes["one"], func() error {
+		return errors.Join(up("out", "192.0.2.1/24", "2001:db8::1/64"), route("10.244.1.0/24", "192.0.2.2"), route("fd00:a:0:1::/64", "2001:db8::2"))
+	}))
+	w.must(netnstest.Within(w.nodes["two"], func() error {
+		return errors.Join(up("out", "192.0.2.2/24", "2001:db8::2/64"), route("10.244.0.0/24", "192.0.2.1"), route("fd00:a::/64", "2001:db8::1"))
+	}))
 	for _, pod := range testPods {
 		ns := netnstest.Namespace(t)
 		w.pods[pod.Name] = ns
@@ -79,7 +93,8 @@ func newWorld(t *testing.T) *world {
 			return errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetHairpin(link, true), up(pod.Name))
 		}))
 		w.must(netnstest.Within(ns, func() error {
-			return errors.Join(up("lo"), up("eth0", pod.Status.PodIP+"/24"), route("0.0.0.0/0", gates[pod.Spec.NodeName]), policytest.Serve(w.t))
+			gate, ips := gates[pod.Spec.NodeName], pod.Status.PodIPs
+			return errors.Join(up("lo"), up("eth0", ips[0].IP+"/24", ips[1].IP+"/64"), route("0.0.0.0/0", gate[0]), route("::/0", gate[1]), policytest.Serve(w.t))
 		}))
 	}
 	return w
@@ -102,6 +117,9 @@ func up(name string, addresses ...string) error {
 		a, err := netlink.ParseAddr(text)
 		if err != nil {
 			return err
+		}
+		if a.IP.To4() == nil {
+			a.Flags = unix.IFA_F_NODAD // it is nobody else's, and to be used at once
 		}
 		if err := netlink.AddrAdd(link, a); err != nil {
 			return err
@@ -128,8 +146,8 @@ const (
 // try makes a connection and uses it.
 func (w *world) try(c policytest.Connection, patience time.Duration) error {
 	from := w.nodes["one"]
-	for node, addr := range nodeAddrs {
-		if c.From == nil && addr == c.Source {
+	for node, addrs := range nodeAddrs {
+		if c.From == nil && slices.Contains(addrs, c.Source) {
 			from = w.nodes[node]
 		}
 	}
@@ -142,9 +160,11 @@ func (w *world) try(c policytest.Connection, patience time.Duration) error {
 // apply gives both nodes the rules for the policies.
 func (w *world) apply(policies ...*networkingv1.NetworkPolicy) {
 	w.t.Helper()
-	for node, k := range w.kernels {
-		if _, err := k.apply(paint(on(node, policies))); err != nil {
-			w.t.Fatalf("node %s: %v", node, err)
+	for node, kernels := range w.kernels {
+		for _, k := range kernels {
+			if _, err := k.apply(paint(on(node, policies), k.family)); err != nil {
+				w.t.Fatalf("node %s: %v", node, err)
+			}
 		}
 	}
 }

@@ -46,23 +46,31 @@ func (c *cluster) testPolicies(t *testing.T) {
 			t.Fatalf("serve in %s: %v", pod.Name, err)
 		}
 	}
-	one, two := m.pods[0].Status.PodIP, m.pods[3].Status.PodIP
-	nodes := map[string]netip.Addr{"cp1": m.source(t, "cp1", two), "worker1": m.source(t, "worker1", one)}
+	nodes := map[string][]netip.Addr{}
+	var blocks []networkingv1.IPBlock
+	for i := range m.pods[0].Status.PodIPs {
+		one, two := m.pods[0].Status.PodIPs[i].IP, m.pods[3].Status.PodIPs[i].IP
+		first, second := m.source(t, "cp1", two), m.source(t, "worker1", one)
+		nodes["cp1"], nodes["worker1"] = append(nodes["cp1"], first), append(nodes["worker1"], second)
+		share, all := 24, "0.0.0.0/0"
+		if first.Is6() {
+			share, all = 64, "::/0"
+		}
+		blocks = append(blocks,
+			networkingv1.IPBlock{CIDR: all},
+			networkingv1.IPBlock{CIDR: all, Except: []string{subnet(one, first.BitLen()), subnet(two, share)}},
+			networkingv1.IPBlock{CIDR: subnet(one, share), Except: []string{subnet(one, first.BitLen()-1)}},
+			networkingv1.IPBlock{CIDR: subnet(two, first.BitLen()-1)},
+			networkingv1.IPBlock{CIDR: subnet(first.String(), first.BitLen())},
+			networkingv1.IPBlock{CIDR: subnet(second.String(), 8), Except: []string{subnet(second.String(), first.BitLen())}})
+	}
 	m.connections = policytest.Connections(m.pods, nodes)
 
 	m.judge(t, "no policy", nil)
 	for _, round := range m.known() {
 		m.judge(t, round.name, round.policies)
 	}
-	random := policytest.Policies([]networkingv1.IPBlock{
-		{CIDR: "0.0.0.0/0"},
-		{CIDR: "0.0.0.0/0", Except: []string{one + "/32", subnet(two, 24)}},
-		{CIDR: subnet(one, 24), Except: []string{subnet(one, 31)}},
-		{CIDR: subnet(two, 31)},
-		{CIDR: nodes["cp1"].String() + "/32"},
-		{CIDR: subnet(nodes["worker1"].String(), 8), Except: []string{nodes["worker1"].String() + "/32"}},
-		{CIDR: "fd00::/8"},
-	}).Filter(func(list []*networkingv1.NetworkPolicy) bool { return len(list) > 1 })
+	random := policytest.Policies(append(blocks, networkingv1.IPBlock{CIDR: "fd00::/8"})).Filter(func(list []*networkingv1.NetworkPolicy) bool { return len(list) > 1 })
 	for seed := range 6 {
 		m.judge(t, fmt.Sprintf("made-up round %d", seed), random.Example(seed))
 	}
@@ -132,7 +140,7 @@ func (m *matrix) known() []round {
 // source is the address that a node's own connections to a pod come from.
 func (m *matrix) source(t *testing.T, node, pod string) netip.Addr {
 	t.Helper()
-	conn, err := policytest.Dial(m.networks[node], "udp4", net.JoinHostPort(pod, "9"), time.Second)
+	conn, err := policytest.Dial(m.networks[node], "udp", net.JoinHostPort(pod, "9"), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

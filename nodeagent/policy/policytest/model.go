@@ -14,35 +14,44 @@ import (
 
 // Connection is what policies judge. From is nil for what is no pod.
 type Connection struct {
-	Source   netip.Addr
-	From, To *corev1.Pod
-	Protocol corev1.Protocol
-	Port     uint16
+	Source, Target netip.Addr
+	From, To       *corev1.Pod
+	Protocol       corev1.Protocol
+	Port           uint16
 }
 
 // Ports are those that the pods' servers listen on: TCP on each, UDP on the
 // first.
 var Ports = []uint16{8080, 8081, 8082}
 
-// Connections are all that there can be between pods and from nodes, by name,
-// to pods of other nodes: what a node does with its own pods is no policy's
-// matter.
-func Connections(pods []*corev1.Pod, nodes map[string]netip.Addr) []Connection {
+// Connections are all that there can be, of each address family, between pods
+// and from nodes, by name, to pods of other nodes: what a node does with its own
+// pods is no policy's matter.
+func Connections(pods []*corev1.Pod, nodes map[string][]netip.Addr) []Connection {
 	var all []Connection
-	for _, to := range pods {
-		for _, port := range append(Ports, 0) {
-			c := Connection{To: to, Protocol: corev1.ProtocolTCP, Port: port}
-			if port == 0 {
-				c.Protocol, c.Port = corev1.ProtocolUDP, Ports[0]
-			}
-			for _, from := range pods {
-				c.From, c.Source = from, netip.MustParseAddr(from.Status.PodIP)
+	// add adds connections from the address that fits c's target.
+	add := func(c Connection, from *corev1.Pod, addresses []netip.Addr) {
+		for _, a := range addresses {
+			if a.Is4() == c.Target.Is4() {
+				c.From, c.Source = from, a
 				all = append(all, c)
 			}
-			for node, addr := range nodes {
-				if node != to.Spec.NodeName {
-					c.From, c.Source = nil, addr
-					all = append(all, c)
+		}
+	}
+	for _, to := range pods {
+		for _, target := range Addresses(to) {
+			for _, port := range append(Ports, 0) {
+				c := Connection{To: to, Target: target, Protocol: corev1.ProtocolTCP, Port: port}
+				if port == 0 {
+					c.Protocol, c.Port = corev1.ProtocolUDP, Ports[0]
+				}
+				for _, from := range pods {
+					add(c, from, Addresses(from))
+				}
+				for node, addresses := range nodes {
+					if node != to.Spec.NodeName {
+						add(c, nil, addresses)
+					}
 				}
 			}
 		}
@@ -50,8 +59,17 @@ func Connections(pods []*corev1.Pod, nodes map[string]netip.Addr) []Connection {
 	return all
 }
 
+// Addresses are a pod's.
+func Addresses(pod *corev1.Pod) []netip.Addr {
+	var list []netip.Addr
+	for _, ip := range pod.Status.PodIPs {
+		list = append(list, netip.MustParseAddr(ip.IP))
+	}
+	return list
+}
+
 func (c Connection) String() string {
-	return fmt.Sprintf("%s to %s %s %d", c.Source, c.To.Name, c.Protocol, c.Port)
+	return fmt.Sprintf("%s to %s (%s) %s %d", c.Source, c.To.Name, c.Target, c.Protocol, c.Port)
 }
 
 // Allowed is the model: what the API says of a connection, read off the
@@ -67,7 +85,7 @@ func Allowed(policies []*networkingv1.NetworkPolicy, namespaces []*corev1.Namesp
 		if c.From != nil && slices.Contains(p.Spec.PolicyTypes, networkingv1.PolicyTypeEgress) && selects(p, c.From) {
 			outIsolated = true
 			for _, r := range p.Spec.Egress {
-				out = out || m.peer(p.Namespace, r.To, c.To, netip.MustParseAddr(c.To.Status.PodIP)) && m.port(r.Ports)
+				out = out || m.peer(p.Namespace, r.To, c.To, c.Target) && m.port(r.Ports)
 			}
 		}
 		if slices.Contains(p.Spec.PolicyTypes, networkingv1.PolicyTypeIngress) && selects(p, c.To) {

@@ -1,6 +1,8 @@
 package policytest
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -9,16 +11,24 @@ import (
 )
 
 // Pod is one of the pods that Policies are about: its first container has ports
-// named http (TCP) and dns (UDP 8080).
+// named http (TCP) and dns (UDP 8080). Its address is empty as long as it has
+// none; two have a comma between them.
 func Pod(namespace, name, node, ip string, http int32, set map[string]string) *corev1.Pod {
-	return &corev1.Pod{
+	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: set},
 		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Ports: []corev1.ContainerPort{
 			{Name: "http", Protocol: corev1.ProtocolTCP, ContainerPort: http},
 			{Name: "dns", Protocol: corev1.ProtocolUDP, ContainerPort: 8080},
 		}}}},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning},
 	}
+	if ip != "" {
+		for part := range strings.SplitSeq(ip, ",") {
+			pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: part})
+		}
+		pod.Status.PodIP = pod.Status.PodIPs[0].IP
+	}
+	return pod
 }
 
 func selectors() *rapid.Generator[metav1.LabelSelector] {

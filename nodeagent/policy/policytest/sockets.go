@@ -3,6 +3,7 @@ package policytest
 import (
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 // namespace.
 func Serve(t testing.TB) error {
 	for _, port := range Ports {
-		listener, err := net.Listen("tcp4", ":"+strconv.Itoa(int(port)))
+		listener, err := net.Listen("tcp", ":"+strconv.Itoa(int(port)))
 		if err != nil {
 			return err
 		}
@@ -35,7 +36,7 @@ func Serve(t testing.TB) error {
 			}
 		}()
 	}
-	packets, err := net.ListenPacket("udp4", ":"+strconv.Itoa(int(Ports[0])))
+	packets, err := net.ListenPacket("udp", ":"+strconv.Itoa(int(Ports[0])))
 	if err != nil {
 		return err
 	}
@@ -84,16 +85,22 @@ func Echo(conn net.Conn, patience time.Duration) error {
 	}
 }
 
-// Try makes a connection from a namespace and uses it.
+// Try makes a connection from a namespace and uses it. What fails at once is
+// tried again as long as there is patience: neighbours may still be looking for
+// each other.
 func Try(from netns.NsHandle, c Connection, patience time.Duration) error {
-	network := "tcp4"
+	network := "tcp"
 	if c.Protocol == corev1.ProtocolUDP {
-		network = "udp4"
+		network = "udp"
 	}
-	conn, err := Dial(from, network, net.JoinHostPort(c.To.Status.PodIP, strconv.Itoa(int(c.Port))), patience)
-	if err != nil {
-		return err
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		conn, err := Dial(from, network, netip.AddrPortFrom(c.Target, c.Port).String(), max(time.Until(end), time.Millisecond))
+		if err == nil {
+			defer conn.Close()
+			return Echo(conn, patience)
+		}
+		if time.Now().After(end) {
+			return err
+		}
 	}
-	defer conn.Close()
-	return Echo(conn, patience)
 }

@@ -32,6 +32,7 @@ const (
 type hostSpec struct {
 	Name        string
 	Address     string // with mask
+	Second      string // IPv6 address with mask; empty: the kernel has no IPv6
 	Gateway     string
 	Lower       string
 	Dir         string
@@ -109,6 +110,17 @@ func setUpNetwork(spec hostSpec) error {
 	}
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.IP}); err != nil {
 		return fmt.Errorf("set default route: %w", err)
+	}
+	if spec.Second == "" {
+		return nil
+	}
+	second, err := netlink.ParseAddr(spec.Second)
+	if err != nil {
+		return fmt.Errorf("parse second address: %w", err)
+	}
+	second.Flags = unix.IFA_F_NODAD // nobody else has it
+	if err := netlink.AddrAdd(link, second); err != nil {
+		return fmt.Errorf("set second address: %w", err)
 	}
 	return nil
 }

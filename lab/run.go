@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -207,6 +208,9 @@ func (h *Host) furnish(child *child, hierarchies []hierarchy) error {
 		Dir:         h.dir(),
 		BootID:      uuid.NewString(),
 		Hierarchies: hierarchies,
+	}
+	if address, err := netip.ParseAddr(h.Address); err == nil && hasIPv6() {
+		spec.Second = netip.PrefixFrom(secondAddress(address), 64).String()
 	}
 	if exists("/lib/modules") {
 		spec.Modules = "/lib/modules"

@@ -55,6 +55,13 @@ func hostMAC(address netip.Addr) string {
 	return fmt.Sprintf("02:c1:%02x:%02x:%02x:%02x", ip[0], ip[1], ip[2], ip[3])
 }
 
+// secondAddress derives a host's IPv6 address from its other one: the lab's hosts
+// share fd00:c1ab:x:y::/64.
+func secondAddress(address netip.Addr) netip.Addr {
+	ip := address.As4()
+	return netip.AddrFrom16([16]byte{0xfd, 0x00, 0xc1, 0xab, 0, ip[1], 0, ip[2], 15: ip[3]})
+}
+
 // freeSubnet chooses a /24 that overlaps nothing in use.
 func freeSubnet(used []netip.Prefix) (netip.Prefix, error) {
 	for second := byte(210); second < 240; second++ {
@@ -287,23 +294,36 @@ func (h *Host) setPath(to *Host, open bool) error {
 	if err != nil {
 		return fmt.Errorf("find link of %s: %w", h.Name, err)
 	}
-	neighbour := &netlink.Neigh{
-		LinkIndex:    link.Attrs().Index,
-		Family:       netlink.FAMILY_V4,
-		State:        netlink.NUD_PERMANENT,
-		IP:           net.ParseIP(to.Address),
-		HardwareAddr: nowhere,
-	}
-	if !open {
-		err = handle.NeighSet(neighbour)
-	} else if err = handle.NeighDel(neighbour); errors.Is(err, unix.ENOENT) {
-		err = nil
-	}
+	address, err := netip.ParseAddr(to.Address)
 	if err != nil {
-		return fmt.Errorf("change path from %s to %s: %w", h.Name, to.Name, err)
+		return fmt.Errorf("read address of %s: %w", to.Name, err)
+	}
+	ways := map[int]netip.Addr{netlink.FAMILY_V4: address}
+	if hasIPv6() {
+		ways[netlink.FAMILY_V6] = secondAddress(address)
+	}
+	for family, ip := range ways {
+		neighbour := &netlink.Neigh{
+			LinkIndex:    link.Attrs().Index,
+			Family:       family,
+			State:        netlink.NUD_PERMANENT,
+			IP:           ip.AsSlice(),
+			HardwareAddr: nowhere,
+		}
+		if !open {
+			err = handle.NeighSet(neighbour)
+		} else if err = handle.NeighDel(neighbour); errors.Is(err, unix.ENOENT) {
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("change path from %s to %s: %w", h.Name, to.Name, err)
+		}
 	}
 	return nil
 }
+
+// hasIPv6 tells whether the machine's kernel, and so its hosts', speaks IPv6.
+func hasIPv6() bool { return exists("/proc/net/if_inet6") }
 
 func (l *Lab) isCut(a, b string) bool {
 	for _, cut := range l.Cuts {

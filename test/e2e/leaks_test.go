@@ -38,7 +38,7 @@ ls -d /var/lib/clusterctl/containerd/io.containerd.snapshotter.v1.overlayfs/snap
 ip -o link show type veth | grep -v ': eth0@' | awk '{print "veth", $2}'
 ip -o link | awk '{print $2}' | grep -v -E '^(veth|eth0)' | sed 's/^/link /'
 ip -o addr show | grep -v -E ': (veth|eth0)|inet6 fe80' | awk '{print "host-address", $2, $4}'
-ip route show | sed 's/^/route /'
+{ ip route show; ip -6 route show proto 204; } | sed 's/^/route /'
 ip neigh show dev cctl-vx | awk '{print "neighbour", $1, $3}'
 { iptables-save; ip6tables-save; nft list ruleset; } 2>/dev/null | grep -v '^#' | sed 's/^/rule /'
 grep -E 'ESTABLISHED|udp' /proc/net/nf_conntrack 2>/dev/null | sed 's/^/flow /'

@@ -41,6 +41,23 @@ const balancerAddresses = 14
 // configure has the inventory say which host serves Ingresses, who knows the stub
 // domain, and which addresses load balancers have: the last of the lab's network.
 func (c *cluster) configure(t *testing.T, host string) {
+	t.Helper()
+	c.amend(t, func(cluster map[string]any, address string) {
+		network := address[:strings.LastIndexByte(address, '.')+1]
+		cluster["dns"] = map[string]any{"stubs": []map[string]any{
+			{"domain": stubDomain, "servers": []string{fmt.Sprintf("%s:%d", address, stubPort)}},
+		}}
+		cluster["ingress"] = map[string]any{"hosts": []string{host}, "defaultClass": true}
+		cluster["loadBalancer"] = map[string]any{"pools": []map[string]any{
+			{"name": "lab", "addresses": []string{fmt.Sprintf("%[1]s%[2]d-%[1]s%[3]d", network, 255-balancerAddresses, 254)}},
+		}}
+	})
+}
+
+// amend changes what the inventory says of the cluster; change is told the first
+// host's address.
+func (c *cluster) amend(t *testing.T, change func(cluster map[string]any, address string)) {
+	t.Helper()
 	raw, err := os.ReadFile(c.inventory)
 	if err != nil {
 		t.Fatal(err)
@@ -49,15 +66,7 @@ func (c *cluster) configure(t *testing.T, host string) {
 	if err := yaml.Unmarshal(raw, &document); err != nil {
 		t.Fatal(err)
 	}
-	document["cluster"].(map[string]any)["ingress"] = map[string]any{"hosts": []string{host}, "defaultClass": true}
-	address := document["hosts"].([]any)[0].(map[string]any)["address"].(string)
-	document["cluster"].(map[string]any)["dns"] = map[string]any{"stubs": []map[string]any{
-		{"domain": stubDomain, "servers": []string{fmt.Sprintf("%s:%d", address, stubPort)}},
-	}}
-	network := address[:strings.LastIndexByte(address, '.')+1]
-	document["cluster"].(map[string]any)["loadBalancer"] = map[string]any{"pools": []map[string]any{
-		{"name": "lab", "addresses": []string{fmt.Sprintf("%[1]s%[2]d-%[1]s%[3]d", network, 255-balancerAddresses, 254)}},
-	}}
+	change(document["cluster"].(map[string]any), document["hosts"].([]any)[0].(map[string]any)["address"].(string))
 	if raw, err = yaml.Marshal(document); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +159,7 @@ func (c *cluster) networks(t *testing.T, hosts ...string) networks {
 			err := netnstest.Within(ns, func() error {
 				addresses, err := net.InterfaceAddrs()
 				for _, a := range addresses {
-					if a := a.(*net.IPNet).IP; a.IsGlobalUnicast() && a.To4() != nil {
+					if a := a.(*net.IPNet).IP; a.IsGlobalUnicast() {
 						found[a.String()] = ns
 					}
 				}

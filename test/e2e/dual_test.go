@@ -1,0 +1,182 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"clusterctl/nodeagent/netnstest"
+	"clusterctl/nodeagent/policy/policytest"
+)
+
+// hostPort leads to a pod of worker1.
+const hostPort = 18080
+
+// TestDualStack tries a cluster whose pods and services have addresses of both
+// families, with pods that do nothing as in TestNetwork.
+func TestDualStack(t *testing.T) {
+	c := newLab(t, "e2e-dual", 1, 1, 0)
+	c.amend(t, func(cluster map[string]any, _ string) {
+		cluster["podCIDR"], cluster["serviceCIDR"] = "10.244.0.0/16,fd00:10:244::/56", "10.96.0.0/16,fd00:10:96::/112"
+	})
+	t.Logf("up took %s", c.up(t).Round(100*time.Millisecond))
+	c.wantNodesReady(t, 2)
+	client := c.client(t, "")
+	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses := map[string][]string{}
+	for _, node := range nodes.Items {
+		for _, a := range node.Status.Addresses {
+			if a.Type == v1.NodeInternalIP {
+				addresses[node.Name] = append(addresses[node.Name], a.Address)
+			}
+		}
+		wantFamilies(t, node.Name+"'s addresses", addresses[node.Name])
+		wantFamilies(t, node.Name+"'s pod CIDRs", node.Spec.PodCIDRs)
+	}
+	c.namespace(t, "dual", nil)
+	web := map[string]string{"app": "web"}
+	one, two := policytest.Pod("dual", "one", "cp1", "", 8080, web), policytest.Pod("dual", "two", "worker1", "", 8080, web)
+	two.Spec.Containers[0].Ports[0].HostPort = hostPort
+	pods := c.startPods(t, one, two)
+	networks := c.networks(t, "cp1", "worker1")
+	for _, pod := range pods {
+		var ips, hosts []string
+		for _, ip := range pod.Status.PodIPs {
+			ips = append(ips, ip.IP)
+		}
+		for _, ip := range pod.Status.HostIPs {
+			hosts = append(hosts, ip.IP)
+		}
+		wantFamilies(t, pod.Name+"'s addresses", ips)
+		if !slices.Equal(hosts, addresses[pod.Spec.NodeName]) {
+			t.Errorf("%s's node has %v, and its status says %v", pod.Name, addresses[pod.Spec.NodeName], hosts)
+		}
+		if err := netnstest.Within(networks[pod.Status.PodIP], func() error { return policytest.Serve(t) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := &dualWorld{cluster: c, networks: networks, pods: pods, addresses: addresses}
+	t.Run("services", w.testServices)
+	t.Run("overlay", w.testOverlay)
+	t.Run("policies", c.testPolicies)
+}
+
+// wantFamilies says that a list is of an IPv4 address and an IPv6 one.
+func wantFamilies(t *testing.T, what string, list []string) {
+	t.Helper()
+	if len(list) != 2 || strings.Contains(list[0], ":") || !strings.Contains(list[1], ":") {
+		t.Errorf("%s are %v, want one of each family", what, list)
+	}
+}
+
+// dualWorld is a pod on each of two nodes.
+type dualWorld struct {
+	*cluster
+	networks  networks
+	pods      []*v1.Pod
+	addresses map[string][]string // of nodes
+}
+
+// reaches tries connections to an address from everywhere: pods and hosts.
+func (w *dualWorld) reaches(t *testing.T, what, address string, port int) {
+	t.Helper()
+	for _, from := range []string{"cp1", "worker1", w.pods[0].Status.PodIP, w.pods[1].Status.PodIP} {
+		to := net.JoinHostPort(address, strconv.Itoa(port))
+		eventually(t, time.Minute, fmt.Sprintf("%s at %s from %s", what, to, from), func(context.Context) error {
+			conn, err := policytest.Dial(w.networks[from], "tcp", to, 2*time.Second)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			return policytest.Echo(conn, 2*time.Second)
+		})
+	}
+}
+
+func (w *dualWorld) reachesPods(t *testing.T) {
+	t.Helper()
+	for _, pod := range w.pods {
+		for _, ip := range policytest.Addresses(pod) {
+			w.reaches(t, "pod "+pod.Name, ip.String(), 8080)
+		}
+	}
+}
+
+func (w *dualWorld) testServices(t *testing.T) {
+	w.reachesPods(t)
+	service, err := w.client(t, "").CoreV1().Services("dual").Create(t.Context(), &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: v1.ServiceSpec{
+			Type: v1.ServiceTypeNodePort, IPFamilyPolicy: new(v1.IPFamilyPolicyPreferDualStack), Selector: map[string]string{"app": "web"},
+			Ports: []v1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFamilies(t, "the service's addresses", service.Spec.ClusterIPs)
+	for _, ip := range service.Spec.ClusterIPs {
+		w.reaches(t, "the service", ip, 80)
+	}
+	for node, list := range w.addresses {
+		for _, ip := range list {
+			w.reaches(t, "the node port of "+node, ip, int(service.Spec.Ports[0].NodePort))
+		}
+	}
+	for _, ip := range w.addresses["worker1"] {
+		w.reaches(t, "the host port", ip, hostPort)
+	}
+	resolver := &net.Resolver{PreferGo: true, Dial: func(_ context.Context, network, _ string) (net.Conn, error) {
+		return policytest.Dial(w.networks[w.pods[0].Status.PodIP], network, "10.96.0.10:53", 5*time.Second)
+	}}
+	eventually(t, time.Minute, "both addresses of the service's name", func(ctx context.Context) error {
+		found, err := resolver.LookupNetIP(ctx, "ip", "web.dual.svc.cluster.local.")
+		if err != nil {
+			return err
+		}
+		for _, ip := range service.Spec.ClusterIPs {
+			if !slices.ContainsFunc(found, func(a netip.Addr) bool { return a.Unmap().String() == ip }) {
+				return fmt.Errorf("found %v, want %v", found, service.Spec.ClusterIPs)
+			}
+		}
+		return nil
+	})
+}
+
+// testOverlay has the nodes, which share a link, change over to VXLAN and back.
+func (w *dualWorld) testOverlay(t *testing.T) {
+	routes := func() string {
+		return w.hosts(t, "{ ip route; ip -6 route; } | grep 'proto 204' | grep via | sort")
+	}
+	before := routes()
+	if strings.Count(before, "dev eth0") != 4 || strings.Contains(before, "cctl-vx") {
+		t.Errorf("nodes share a link, and the routes to their pods are:\n%s", before)
+	}
+	for _, round := range []struct{ overlay, link string }{{"always", "cctl-vx"}, {"auto", "eth0"}} {
+		w.amend(t, func(cluster map[string]any, _ string) { cluster["overlay"] = round.overlay })
+		w.up(t)
+		eventually(t, time.Minute, "routes over "+round.link, func(context.Context) error {
+			if now := routes(); strings.Count(now, "dev "+round.link) != 4 || strings.Count(now, "via") != 4 {
+				return fmt.Errorf("overlay is %s, and the routes are:\n%s", round.overlay, now)
+			}
+			return nil
+		})
+		w.reachesPods(t)
+	}
+	if after := routes(); after != before {
+		t.Errorf("routes are not what they were:\n%s\nthey are:\n%s", before, after)
+	}
+}

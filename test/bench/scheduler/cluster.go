@@ -119,6 +119,9 @@ func (b *bench) prepare(ctx context.Context) error {
 	}
 	return b.each(ctx, b.nodes, func(ctx context.Context, client kubernetes.Interface, i int) error {
 		node, err := client.CoreV1().Nodes().Create(ctx, newNode(i), metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) { // this is another try
+			node, err = client.CoreV1().Nodes().Get(ctx, nodeName(i), metav1.GetOptions{})
+		}
 		if err != nil {
 			return fmt.Errorf("create node: %w", err)
 		}
@@ -129,6 +132,25 @@ func (b *bench) prepare(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// tries is how often a call is made that servers were too busy for.
+const tries = 5
+
+// patiently makes a call anew, a little later each time, where etcd or the API
+// server did not get round to it.
+func patiently(ctx context.Context, call func() error) (err error) {
+	for try := range tries {
+		if err = call(); !apierrors.IsServerTimeout(err) && !apierrors.IsTimeout(err) && !apierrors.IsTooManyRequests(err) && !apierrors.IsInternalError(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second << try):
+		}
+	}
+	return err
 }
 
 // each has the workers share n calls of one. The first error ends it.
@@ -144,7 +166,7 @@ func (b *bench) each(ctx context.Context, n int, one func(ctx context.Context, c
 				if i >= n {
 					return
 				}
-				if err := one(ctx, client, i); err != nil {
+				if err := patiently(ctx, func() error { return one(ctx, client, i) }); err != nil {
 					cancel(err)
 				}
 			}
@@ -158,8 +180,10 @@ func (b *bench) each(ctx context.Context, n int, one func(ctx context.Context, c
 func (b *bench) create(ctx context.Context, w workload) ([]time.Time, error) {
 	begun := make([]time.Time, b.pods)
 	return begun, b.each(ctx, b.pods, func(ctx context.Context, client kubernetes.Interface, i int) error {
-		begun[i] = time.Now()
-		if _, err := client.CoreV1().Pods(namespace).Create(ctx, w.pod(b, i), metav1.CreateOptions{}); err != nil {
+		if begun[i].IsZero() {
+			begun[i] = time.Now()
+		}
+		if _, err := client.CoreV1().Pods(namespace).Create(ctx, w.pod(b, i), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create pod: %w", err)
 		}
 		return nil
@@ -195,7 +219,7 @@ func (b *bench) fill(ctx context.Context) error {
 		if known[podName(i)] {
 			return nil
 		}
-		if _, err := client.CoreV1().Pods(fillers).Create(ctx, b.filler(i), metav1.CreateOptions{}); err != nil {
+		if _, err := client.CoreV1().Pods(fillers).Create(ctx, b.filler(i), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create filler: %w", err)
 		}
 		return nil

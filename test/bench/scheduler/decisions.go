@@ -18,6 +18,7 @@ type decisions struct {
 	mu   sync.Mutex
 	seen map[types.UID]bool
 	at   map[string]time.Time // by name
+	sign time.Time            // when the first pod showed that somebody works on it
 	more chan struct{}        // one slot: something was decided
 	stop context.CancelFunc
 	done chan struct{}
@@ -51,12 +52,15 @@ func (d *decisions) end() {
 }
 
 func (d *decisions) note(pod *corev1.Pod) {
-	if !decided(pod) {
-		return
-	}
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.sign.IsZero() && (pod.Spec.NodeName != "" || pod.Status.NominatedNodeName != "" || len(pod.Status.Conditions) > 0) {
+		d.sign = now
+	}
+	if !decided(pod) {
+		return
+	}
 	if d.seen[pod.UID] {
 		return
 	}

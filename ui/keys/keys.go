@@ -1,5 +1,3 @@
-// Package keys is the dashboard's one key map: screens match key presses
-// against it, and the help is made from it.
 package keys
 
 import "charm.land/bubbles/v2/key"

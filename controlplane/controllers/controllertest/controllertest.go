@@ -1,4 +1,3 @@
-// Package controllertest lets controllers' tests run them over fake clients.
 package controllertest
 
 import (

@@ -1,5 +1,3 @@
-// Package csrclean deletes CertificateSigningRequests that nobody needs any
-// more.
 package csrclean
 
 import (

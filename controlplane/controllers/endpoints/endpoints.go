@@ -1,6 +1,3 @@
-// Package endpoints keeps the Endpoints objects of services with a selector,
-// for clients that have not moved to EndpointSlices yet. The node agents do
-// not read them.
 package endpoints
 
 //lint:file-ignore SA1019 Endpoints are deprecated, and still part of the API.

@@ -1,0 +1,2 @@
+// Package controllertest lets controllers' tests run them over fake clients.
+package controllertest

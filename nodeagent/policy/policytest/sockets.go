@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,10 +56,19 @@ func Serve(t testing.TB) error {
 	return nil
 }
 
-// Dial connects from a namespace; the caller closes the connection.
+// flows counts the clients' UDP flows so far.
+var flows atomic.Uint32
+
+// Dial connects from a namespace; the caller closes the connection. Each UDP flow
+// has a port of its own: the kernel, left to choose, would sometimes choose that
+// of an earlier flow, which may go on whatever policies say by now.
 func Dial(ns netns.NsHandle, network, to string, patience time.Duration) (conn net.Conn, err error) {
+	dialer := net.Dialer{Timeout: patience}
+	if strings.HasPrefix(network, "udp") {
+		dialer.LocalAddr = &net.UDPAddr{Port: 10000 + int(flows.Add(1)%50000)}
+	}
 	err = netnstest.Within(ns, func() (err error) {
-		conn, err = net.DialTimeout(network, to, patience)
+		conn, err = dialer.Dial(network, to)
 		return err
 	})
 	return conn, err

@@ -313,7 +313,7 @@ func (c *crashes) evict(ctx context.Context, chosen func(*corev1.Pod) bool) {
 	for _, pod := range pods.Items {
 		if chosen(&pod) {
 			evictions.Go(func() {
-				_ = c.Client.PolicyV1().Evictions(c.namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}})
+				_ = c.Client.PolicyV1().Evictions(c.namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: pod.Name}})
 			})
 		}
 	}

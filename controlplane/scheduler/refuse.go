@@ -20,10 +20,14 @@ import (
 const retryPreemption = time.Second
 
 // refuse parks a pod that fits nowhere, and off the critical path tells why in
-// its status and in an event, and carries the remedy out.
+// its status and in an event, and carries the remedy out. A pod that others have
+// to make room for is parked after that: tried while they are still asked to go,
+// it would have more of them asked elsewhere.
 func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *framework.Refusals, remedy framework.Remedy, nominated string) {
 	pod := item.Pod // as it was tried: parked, it may become another
-	s.queue.Park(item, refusals.Plugins)
+	if remedy.Act == nil {
+		s.queue.Park(item, refusals.Plugins)
+	}
 	s.detach(ctx, func() {
 		message := explain(refusals, remedy)
 		s.note(pod, message)
@@ -38,17 +42,25 @@ func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *fram
 		if remedy.Act == nil {
 			return
 		}
-		if err := remedy.Act(ctx, s.recorder); err != nil && ctx.Err() == nil {
-			// The pod is tried again, and finds what is left to be done.
-			s.logger.Warn("preemption failed", "pod", pod.Namespace+"/"+pod.Name, "node", nominated, "error", err)
+		err := remedy.Act(ctx, s.recorder)
+		if err != nil {
 			s.mu.Lock()
 			s.picture.Unnominate(pod.UID)
-			s.mu.Unlock()
-			select {
-			case <-ctx.Done():
-			case <-time.After(retryPreemption):
-				s.queue.Notify(framework.Event{Kind: framework.PodRemoved})
+			for _, victim := range remedy.Victims {
+				s.picture.SetEvicted(victim.UID, false)
 			}
+			s.mu.Unlock()
+		}
+		s.queue.Park(item, refusals.Plugins)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		// The pod is tried again, and finds what is left to be done.
+		s.logger.Warn("preemption failed", "pod", pod.Namespace+"/"+pod.Name, "node", nominated, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryPreemption):
+			s.queue.Notify(framework.Event{Kind: framework.PodRemoved})
 		}
 	})
 }

@@ -129,10 +129,17 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 	profile := s.profiles[item.Pod.Spec.SchedulerName]
 	s.mu.Lock()
 	pod := picture.NewPod(item.Pod)
+	kept := s.picture.NominatedTo(pod.Object.UID)
 	node, refusals, remedy := s.decide(profile, pod)
 	if node == nil {
 		nominated := s.nominate(pod, remedy)
+		for _, victim := range remedy.Victims {
+			s.picture.SetEvicted(victim.UID, true)
+		}
 		s.mu.Unlock()
+		if kept != "" && nominated != kept {
+			s.queue.Notify(framework.Event{Kind: framework.PodRemoved}) // its room is free
+		}
 		s.metrics[profile.Name].Attempt(metrics.Unschedulable, start)
 		s.refuse(ctx, item, refusals, remedy, nominated)
 		return
@@ -150,6 +157,9 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 	s.picture.Assume(pod, &assumed)
 	slow := slices.ContainsFunc(profile.PreBinds, func(p framework.PreBindPlugin) bool { return p.Needed(&assumed) })
 	s.mu.Unlock()
+	if kept != "" && kept != node.Name() {
+		s.queue.Notify(framework.Event{Kind: framework.PodRemoved}) // its room is free
+	}
 
 	if slow {
 		// It may wait for others for long: it takes a slot only to be bound.

@@ -118,7 +118,10 @@ func (s *scheduler) nodeGone(node *v1.Node) {
 	s.queue.Notify(framework.Event{Kind: framework.NodeLabelsChanged})
 }
 
-func (s *scheduler) podChanged(_, pod *v1.Pod) {
+func (s *scheduler) podChanged(old, pod *v1.Pod) {
+	if old != nil && old.UID != pod.UID {
+		s.podGone(old) // and another of its name came, while nobody watched
+	}
 	if pod.Spec.NodeName == "" {
 		s.waits(pod)
 		return

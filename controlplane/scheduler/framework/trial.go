@@ -48,7 +48,7 @@ func (t *Trial) Shared(n *picture.Node) bool {
 
 // Fits returns nil where the pod fits on the node, both with and without the
 // pods for which room is kept there and which are not less important: they may
-// come, and they may go elsewhere.
+// come, once those that go are gone, and they may go elsewhere.
 func (t *Trial) Fits(n *picture.Node) *Refusal {
 	if refusal := t.judge(n); refusal != nil {
 		return refusal
@@ -57,12 +57,24 @@ func (t *Trial) Fits(n *picture.Node) *Refusal {
 	if len(expected) == 0 {
 		return nil
 	}
+	var going []*picture.Pod
+	for _, other := range n.Pods {
+		if other.Going() {
+			going = append(going, other)
+		}
+	}
+	for _, other := range going {
+		t.cluster.Lift(other)
+	}
 	for _, pod := range expected {
 		t.cluster.Put(pod, n)
 	}
 	defer func() {
 		for _, pod := range expected {
 			t.cluster.Lift(pod)
+		}
+		for _, other := range going {
+			t.cluster.Put(other, n)
 		}
 	}()
 	return t.judge(n)

@@ -205,9 +205,24 @@ func (p *Picture) SetPod(object *v1.Pod) Change {
 		change.Added = !maps.Equal(old.Object.Labels, object.Labels)
 		change.Freed = old.Requests.exceeds(pod.Requests) || old.Object.DeletionTimestamp == nil && object.DeletionTimestamp != nil
 	}
+	if old != nil {
+		pod.evicted = old.evicted
+	}
 	p.RemovePod(object.UID)
 	p.add(pod)
 	return change
+}
+
+// SetEvicted says whether somebody is about to delete a pod; see Pod.Evicted.
+func (p *Picture) SetEvicted(uid types.UID, evicted bool) {
+	pod := p.pods[uid]
+	if pod == nil || pod.evicted == evicted {
+		return
+	}
+	pod.evicted = evicted
+	if pod.node != nil {
+		p.changed(pod.node)
+	}
 }
 
 // Assume takes the pod as bound to a node, as object says, before the API

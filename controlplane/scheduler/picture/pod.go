@@ -34,7 +34,15 @@ type Pod struct {
 	place       int // in class.pods
 	terms       []*Term
 	nominatedTo string
+	evicted     bool
 }
+
+// Evicted says that somebody is about to delete the pod, to make room for those
+// that its node keeps room for.
+func (p *Pod) Evicted() bool { return p.evicted }
+
+// Going says that the pod is on its way out.
+func (p *Pod) Going() bool { return p.evicted || p.Object.DeletionTimestamp != nil }
 
 // Node is where the pod counts; nil: nowhere now.
 func (p *Pod) Node() *Node { return p.node }

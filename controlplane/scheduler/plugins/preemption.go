@@ -90,7 +90,10 @@ func awaitsVictims(pod *picture.Pod, cluster *picture.Picture) bool {
 		return false
 	}
 	return slices.ContainsFunc(n.Pods, func(other *picture.Pod) bool {
-		return other.Object.DeletionTimestamp != nil && other.Priority < pod.Priority &&
+		if other.Priority >= pod.Priority {
+			return false
+		}
+		return other.Evicted() || other.Object.DeletionTimestamp != nil &&
 			slices.ContainsFunc(other.Object.Status.Conditions, func(c v1.PodCondition) bool {
 				return c.Type == v1.DisruptionTarget && c.Status == v1.ConditionTrue && c.Reason == v1.PodReasonPreemptionByScheduler
 			})

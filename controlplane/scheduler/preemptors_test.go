@@ -3,7 +3,6 @@ package scheduler
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -33,18 +32,13 @@ func TestPreemptorsDoNotDisturbEachOther(t *testing.T) {
 	}
 	client := fakeCluster(objects...)
 	var mu sync.Mutex
-	evicted, written := map[string]int{}, map[string]int{}
+	evicted := map[string]bool{}
 	client.PrependReactor("*", "pods", func(action kubetesting.Action) (bool, runtime.Object, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		switch a := action.(type) {
-		case kubetesting.DeleteAction:
-			evicted[a.GetName()]++
+		if a, ok := action.(kubetesting.DeleteAction); ok {
+			evicted[a.GetName()] = true
 			time.Sleep(10 * time.Millisecond) // the others see that the one before is gone
-		case kubetesting.PatchAction:
-			if strings.HasPrefix(a.GetName(), "high") {
-				written[a.GetName()]++
-			}
 		}
 		return false, nil, nil
 	})
@@ -60,11 +54,6 @@ func TestPreemptorsDoNotDisturbEachOther(t *testing.T) {
 	defer mu.Unlock()
 	if len(evicted) != preemptors {
 		t.Errorf("%d pods made room for %d", len(evicted), preemptors)
-	}
-	for name, times := range written {
-		if times > 5 {
-			t.Errorf("the status of %s was written %d times", name, times)
-		}
 	}
 }
 

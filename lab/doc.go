@@ -5,8 +5,8 @@
 // a real systemd and a real sshd, on an overlay over a Debian tree that is
 // made once and cached. Its /var/lib lies on the machine's file system, since
 // overlay file systems cannot be stacked. Hosts hang on a bridge inside a
-// network namespace of the lab's own; the machine takes part through one veth
-// pair, so that neither its packet filters nor its sysctls are touched and
+// network namespace of the lab's own, or in turn on two that it routes between;
+// the machine takes part through one veth pair, so that neither its packet filters nor its sysctls are touched and
 // neither matters to traffic between hosts.
 //
 // What lives here:
@@ -15,7 +15,8 @@
 //   - create.go, delete.go: a lab's beginning and end
 //   - run.go: starting, stopping, killing one host
 //   - hostinit.go: what runs inside a host's namespaces before systemd
-//   - switch.go: addresses, the bridge, cutting and healing links
+//   - switch.go: addresses, the bridges, cutting and healing links
+//   - links.go: what is on which link, and the router between two
 //   - cgroups.go: a delegated subtree per host, cgroup v1 and v2
 //   - tree.go, mirror.go: the cached Debian tree
 //   - keys.go, inventory.go: how to get in, and what `up` reads

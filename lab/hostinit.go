@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
@@ -34,6 +35,7 @@ type hostSpec struct {
 	Address     string // with mask
 	Second      string // IPv6 address with mask; empty: the kernel has no IPv6
 	Gateway     string
+	SecondWay   string // the gateway for IPv6; empty: there is none
 	Lower       string
 	Dir         string
 	Modules     string // the machine's kernel modules, or empty
@@ -121,6 +123,12 @@ func setUpNetwork(spec hostSpec) error {
 	second.Flags = unix.IFA_F_NODAD // nobody else has it
 	if err := netlink.AddrAdd(link, second); err != nil {
 		return fmt.Errorf("set second address: %w", err)
+	}
+	if spec.SecondWay == "" {
+		return nil
+	}
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(spec.SecondWay)}); err != nil {
+		return fmt.Errorf("set default route of IPv6: %w", err)
 	}
 	return nil
 }

@@ -40,12 +40,13 @@ type Store struct {
 	Log      *slog.Logger // nil: silent
 }
 
-// Lab is a set of hosts on one bridge. Its exported fields are the state file.
+// Lab is a set of hosts on one bridge, or on two. Its exported fields are the state file.
 type Lab struct {
 	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
 	Subnet  string    `json:"subnet"`  // 10.x.y.0/24
 	Gateway string    `json:"gateway"` // the machine's address in Subnet
+	Links   int       `json:"links"`   // 1, or 2 that share Subnet; the machine is on the first
 	Tree    string    `json:"tree"`    // lower directory of every host
 	Hosts   []*Host   `json:"hosts"`
 	Cuts    []Cut     `json:"cuts,omitempty"`
@@ -103,6 +104,7 @@ func (s *Store) load(name string) (*Lab, error) {
 	if err := json.Unmarshal(raw, lab); err != nil {
 		return nil, fmt.Errorf("parse %s: %w", lab.stateFile(), err)
 	}
+	lab.Links = max(lab.Links, 1) // of labs made before there could be two
 	for _, host := range lab.Hosts {
 		host.lab = lab
 	}

@@ -5,6 +5,7 @@ package lab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -171,6 +172,8 @@ func TestSpecCheck(t *testing.T) {
 		{"no host", Spec{Name: "demo"}, "a host at least"},
 		{"negative", Spec{Name: "demo", ControlPlanes: 2, Workers: -1}, "negative"},
 		{"too many", Spec{Name: "demo", Workers: 201}, "at most 200"},
+		{"two links", Spec{Name: "demo", Workers: 2, Links: 2}, ""},
+		{"three links", Spec{Name: "demo", Workers: 3, Links: 3}, "one link or two"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -329,6 +332,44 @@ func TestLabLifeCycle(t *testing.T) {
 	}
 	if err := store.Delete("cycle"); !errors.Is(err, ErrNoLab) {
 		t.Errorf("second delete: got %v, want ErrNoLab", err)
+	}
+}
+
+func TestTwoLinks(t *testing.T) {
+	store := testStore(t)
+	spec := Spec{Name: "links", Workers: 3, Links: 2}
+	t.Cleanup(func() { _ = store.Delete(spec.Name) })
+	lab, err := store.Create(t.Context(), spec) // which logs into hosts of both
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range lab.Hosts[1:] {
+		address := netip.MustParseAddr(host.Address)
+		ways := []netip.Addr{address}
+		if hasIPv6() {
+			ways = append(ways, secondAddress(address))
+		}
+		for _, to := range ways {
+			out, err := run(t, lab, lab.Hosts[0], fmt.Sprintf("ping -c1 -W5 %[1]s >&2 && ip route get %[1]s", to))
+			if routed := strings.Contains(out, " via "); err != nil || routed != (host.Name == "worker2") {
+				t.Errorf("from worker1 to %s at %s: %v: %s", host.Name, to, err, out)
+			}
+		}
+	}
+	if err := store.Cut("links", "worker1", "worker3"); err != nil {
+		t.Errorf("cut hosts of one link: %v", err)
+	}
+	if err := store.Cut("links", "worker1", "worker2"); err == nil || !strings.Contains(err.Error(), "different links") {
+		t.Errorf("cut hosts of different links: got %v", err)
+	}
+	if _, err := store.Create(t.Context(), Spec{Name: "links", Workers: 3}); !errors.Is(err, ErrExists) {
+		t.Errorf("create with one link: got %v, want ErrExists", err)
+	}
+	if err := store.Delete("links"); err != nil {
+		t.Fatal(err)
+	}
+	if found := leftovers(t, store, lab); len(found) > 0 {
+		t.Errorf("delete left %v", found)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -202,15 +201,13 @@ func (h *Host) furnish(child *child, hierarchies []hierarchy) error {
 	}
 	spec := hostSpec{
 		Name:        h.Name,
-		Address:     h.Address + "/24",
-		Gateway:     h.lab.Gateway,
 		Lower:       h.lab.Tree,
 		Dir:         h.dir(),
 		BootID:      uuid.NewString(),
 		Hierarchies: hierarchies,
 	}
-	if address, err := netip.ParseAddr(h.Address); err == nil && hasIPv6() {
-		spec.Second = netip.PrefixFrom(secondAddress(address), 64).String()
+	if err := h.describeNetwork(&spec); err != nil {
+		return err
 	}
 	if exists("/lib/modules") {
 		spec.Modules = "/lib/modules"

@@ -20,7 +20,6 @@ import (
 
 // Names inside the switch's namespace, and of the host's end of its cable.
 const (
-	bridgeName = "br0"
 	uplinkName = "machine"
 	hostLink   = "eth0"
 )
@@ -110,8 +109,9 @@ func usedPrefixes() ([]netip.Prefix, error) {
 	return used, nil
 }
 
-// makeSwitch makes sure of the lab's switch: a bridge in a network namespace
-// that a mount on the switch file keeps alive, and the machine's cable to it.
+// makeSwitch makes sure of the lab's switch: a bridge for each link in a network
+// namespace that a mount on the switch file keeps alive, and the machine's cable
+// to the first.
 func (l *Lab) makeSwitch() error {
 	if _, err := netlink.LinkByName(l.link()); err == nil {
 		if ns, err := netns.GetFromPath(l.switchFile()); err == nil {
@@ -128,9 +128,15 @@ func (l *Lab) makeSwitch() error {
 		return fmt.Errorf("create switch: %w", err)
 	}
 	err := l.inSwitch(func(ns netns.NsHandle, handle *netlink.Handle) error {
-		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}
-		if err := handle.LinkAdd(bridge); err != nil {
-			return fmt.Errorf("add bridge: %w", err)
+		for link := range l.Links {
+			bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName(link)}}
+			if err := errors.Join(handle.LinkAdd(bridge), handle.LinkSetUp(bridge)); err != nil {
+				return fmt.Errorf("add bridge: %w", err)
+			}
+		}
+		bridge, err := handle.LinkByName(bridgeName(0))
+		if err != nil {
+			return fmt.Errorf("find bridge: %w", err)
 		}
 		cable := &netlink.Veth{
 			LinkAttrs:     netlink.LinkAttrs{Name: l.link()},
@@ -147,7 +153,7 @@ func (l *Lab) makeSwitch() error {
 		if err := handle.LinkSetMaster(uplink, bridge); err != nil {
 			return fmt.Errorf("plug the machine in: %w", err)
 		}
-		return errors.Join(handle.LinkSetUp(uplink), handle.LinkSetUp(bridge))
+		return handle.LinkSetUp(uplink)
 	})
 	if err != nil {
 		return err
@@ -156,7 +162,8 @@ func (l *Lab) makeSwitch() error {
 	if err != nil {
 		return fmt.Errorf("find link: %w", err)
 	}
-	address, err := netlink.ParseAddr(l.Gateway + "/24")
+	bits, _ := l.bits()
+	address, err := netlink.ParseAddr(fmt.Sprintf("%s/%d", l.Gateway, bits))
 	if err != nil {
 		return fmt.Errorf("parse gateway: %w", err)
 	}
@@ -165,6 +172,9 @@ func (l *Lab) makeSwitch() error {
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set link up: %w", err)
+	}
+	if l.Links > 1 {
+		return l.makeRouter()
 	}
 	return nil
 }
@@ -235,7 +245,7 @@ func (h *Host) plug(pid int) error {
 				return fmt.Errorf("remove old cable: %w", err)
 			}
 		}
-		bridge, err := handle.LinkByName(bridgeName)
+		bridge, err := handle.LinkByName(bridgeName(h.on()))
 		if err != nil {
 			return fmt.Errorf("find bridge: %w", err)
 		}
@@ -396,6 +406,9 @@ func (l *Lab) ends(a, b string) ([]*Host, error) {
 			return nil, err
 		}
 		hosts = append(hosts, host)
+	}
+	if b != "" && hosts[0].on() != hosts[1].on() {
+		return nil, fmt.Errorf("%s and %s are on different links: cut one of them off, or hosts of one link", a, b)
 	}
 	return hosts, nil
 }

@@ -24,7 +24,8 @@ func newLabCommand() *cobra.Command {
 		Use:   "lab",
 		Short: "Boot throw-away hosts on this machine, and break them",
 		Long: `Boot throw-away hosts on this machine: each with its own systemd, sshd,
-address and disk, all on a bridge of their own. Needs root on Linux.
+address and disk, all on a bridge of their own, or on two with a router between
+them (create --links 2). Needs root on Linux.
 
 A whole trial:
 
@@ -94,12 +95,13 @@ func newLabCreate(store *lab.Store) *cobra.Command {
 	controlPlanes := flags.Int("control-planes", 3, "number of control planes")
 	workers := flags.Int("workers", 2, "number of workers")
 	etcd := flags.Int("etcd", 0, "number of hosts for etcd alone; 0: a member on every control plane")
+	links := flags.Int("links", 1, "1, or 2: hosts hang on two links in turn, with a router between them")
 	inventory := flags.String("inventory", ".lab/inventory.yaml", "where to write the inventory")
 	flags.StringVar(&store.Mirror, "mirror", "", "Debian mirror for the tree (default: the one apt is configured with)")
 	command.RunE = func(command *cobra.Command, _ []string) error {
 		start := time.Now()
 		created, err := store.Create(command.Context(), lab.Spec{
-			Name: *name, ControlPlanes: *controlPlanes, Workers: *workers, Etcd: *etcd,
+			Name: *name, ControlPlanes: *controlPlanes, Workers: *workers, Etcd: *etcd, Links: *links,
 		})
 		if err != nil {
 			return fmt.Errorf("create lab %s: %w", *name, err)

@@ -22,15 +22,20 @@ import (
 // hostPort leads to a pod of worker1.
 const hostPort = 18080
 
+// dualNodes are the cluster's, in the order in which they hang on its two links
+// in turn.
+var dualNodes = []string{"cp1", "worker1", "worker2", "worker3"}
+
 // TestDualStack tries a cluster whose pods and services have addresses of both
-// families, with pods that do nothing as in TestNetwork.
+// families, and whose hosts are on two links with a router between them, with
+// pods that do nothing as in TestNetwork.
 func TestDualStack(t *testing.T) {
-	c := newLab(t, "e2e-dual", 1, 1, 0)
+	c := newLab(t, "e2e-dual", 1, 3, 0, "--links", "2")
 	c.amend(t, func(cluster map[string]any, _ string) {
 		cluster["podCIDR"], cluster["serviceCIDR"] = "10.244.0.0/16,fd00:10:244::/56", "10.96.0.0/16,fd00:10:96::/112"
 	})
 	t.Logf("up took %s", c.up(t).Round(100*time.Millisecond))
-	c.wantNodesReady(t, 2)
+	c.wantNodesReady(t, len(dualNodes))
 	client := c.client(t, "")
 	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -48,10 +53,16 @@ func TestDualStack(t *testing.T) {
 	}
 	c.namespace(t, "dual", nil)
 	web := map[string]string{"app": "web"}
-	one, two := policytest.Pod("dual", "one", "cp1", "", 8080, web), policytest.Pod("dual", "two", "worker1", "", 8080, web)
-	two.Spec.Containers[0].Ports[0].HostPort = hostPort
-	pods := c.startPods(t, one, two)
-	networks := c.networks(t, "cp1", "worker1")
+	var specs []*v1.Pod
+	for _, node := range dualNodes {
+		pod := policytest.Pod("dual", "on-"+node, node, "", 8080, web)
+		if node == "worker1" {
+			pod.Spec.Containers[0].Ports[0].HostPort = hostPort
+		}
+		specs = append(specs, pod)
+	}
+	pods := c.startPods(t, specs...)
+	networks := c.networks(t, dualNodes...)
 	for _, pod := range pods {
 		var ips, hosts []string
 		for _, ip := range pod.Status.PodIPs {
@@ -69,6 +80,7 @@ func TestDualStack(t *testing.T) {
 		}
 	}
 	w := &dualWorld{cluster: c, networks: networks, pods: pods, addresses: addresses}
+	t.Run("links", w.testLinks)
 	t.Run("services", w.testServices)
 	t.Run("overlay", w.testOverlay)
 	t.Run("policies", c.testPolicies)
@@ -82,7 +94,7 @@ func wantFamilies(t *testing.T, what string, list []string) {
 	}
 }
 
-// dualWorld is a pod on each of two nodes.
+// dualWorld is a pod on each node.
 type dualWorld struct {
 	*cluster
 	networks  networks
@@ -93,7 +105,11 @@ type dualWorld struct {
 // reaches tries connections to an address from everywhere: pods and hosts.
 func (w *dualWorld) reaches(t *testing.T, what, address string, port int) {
 	t.Helper()
-	for _, from := range []string{"cp1", "worker1", w.pods[0].Status.PodIP, w.pods[1].Status.PodIP} {
+	everywhere := slices.Clone(dualNodes)
+	for _, pod := range w.pods {
+		everywhere = append(everywhere, pod.Status.PodIP)
+	}
+	for _, from := range everywhere {
 		to := net.JoinHostPort(address, strconv.Itoa(port))
 		eventually(t, time.Minute, fmt.Sprintf("%s at %s from %s", what, to, from), func(context.Context) error {
 			conn, err := policytest.Dial(w.networks[from], "tcp", to, 2*time.Second)
@@ -156,24 +172,28 @@ func (w *dualWorld) testServices(t *testing.T) {
 	})
 }
 
-// testOverlay has the nodes, which share a link, change over to VXLAN and back.
+// testOverlay has nodes that share a link change over to VXLAN and back. Each of
+// the four shares one with one other.
 func (w *dualWorld) testOverlay(t *testing.T) {
 	routes := func() string {
 		return w.hosts(t, "{ ip route; ip -6 route; } | grep 'proto 204' | grep via | sort")
 	}
-	before := routes()
-	if strings.Count(before, "dev eth0") != 4 || strings.Contains(before, "cctl-vx") {
-		t.Errorf("nodes share a link, and the routes to their pods are:\n%s", before)
+	const all, straight = 4 * 3 * 2, 4 * 1 * 2 // each node to its peers, in both families
+	wantRoutes := func(straight int) error {
+		if now := routes(); strings.Count(now, "dev eth0") != straight || strings.Count(now, "dev cctl-vx") != all-straight {
+			return fmt.Errorf("%d routes of %d should be straight:\n%s", straight, all, now)
+		}
+		return nil
 	}
-	for _, round := range []struct{ overlay, link string }{{"always", "cctl-vx"}, {"auto", "eth0"}} {
+	eventually(t, time.Minute, "routes as nodes share links", func(context.Context) error { return wantRoutes(straight) })
+	before := routes()
+	for _, round := range []struct {
+		overlay  string
+		straight int
+	}{{"always", 0}, {"auto", straight}} {
 		w.amend(t, func(cluster map[string]any, _ string) { cluster["overlay"] = round.overlay })
 		w.up(t)
-		eventually(t, time.Minute, "routes over "+round.link, func(context.Context) error {
-			if now := routes(); strings.Count(now, "dev "+round.link) != 4 || strings.Count(now, "via") != 4 {
-				return fmt.Errorf("overlay is %s, and the routes are:\n%s", round.overlay, now)
-			}
-			return nil
-		})
+		eventually(t, time.Minute, "routes for overlay "+round.overlay, func(context.Context) error { return wantRoutes(round.straight) })
 		w.reachesPods(t)
 	}
 	if after := routes(); after != before {

@@ -39,8 +39,8 @@ func program(t testing.TB) string {
 	return path
 }
 
-// newLab boots hosts that are gone when the test ends.
-func newLab(t testing.TB, name string, controlPlanes, workers, etcd int) *cluster {
+// newLab boots hosts that are gone when the test ends; more are further flags.
+func newLab(t testing.TB, name string, controlPlanes, workers, etcd int, more ...string) *cluster {
 	t.Helper()
 	if runtime.GOOS != "linux" || os.Getuid() != 0 {
 		t.Skip("lab hosts need root on Linux")
@@ -48,8 +48,8 @@ func newLab(t testing.TB, name string, controlPlanes, workers, etcd int) *cluste
 	dir := t.TempDir()
 	c := &cluster{name: name, dir: dir, inventory: filepath.Join(dir, "inventory.yaml"), kubeconfig: filepath.Join(dir, "kubeconfig")}
 	t.Cleanup(func() { c.run(t, "lab", "delete", "--name", name) })
-	c.run(t, "lab", "create", "--name", name, "--inventory", c.inventory,
-		"--control-planes", fmt.Sprint(controlPlanes), "--workers", fmt.Sprint(workers), "--etcd", fmt.Sprint(etcd))
+	c.run(t, append([]string{"lab", "create", "--name", name, "--inventory", c.inventory,
+		"--control-planes", fmt.Sprint(controlPlanes), "--workers", fmt.Sprint(workers), "--etcd", fmt.Sprint(etcd)}, more...)...)
 	return c
 }
 

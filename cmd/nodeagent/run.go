@@ -87,9 +87,12 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	})
 
 	// The load balancer first: everything else reaches the API through it.
+	balancing := logger.With("part", "apilb")
+	servers := apilb.Learn(config.Cluster.ControlPlanes, filepath.Join(config.StateDir, "apiservers.json"), balancing)
 	if config.ListenAPILB != "" {
+		first := servers.Servers()
 		start("API load balancer", func() error {
-			return apilb.Run(ctx, config.ListenAPILB, config.Cluster.ControlPlanes, nil, logger.With("part", "apilb"))
+			return apilb.Run(ctx, config.ListenAPILB, first, servers.Updates(), balancing)
 		})
 	}
 	pki := hostconfig.PKI(config.PKIDir)
@@ -109,6 +112,9 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	// below ask in their own time.
 	for _, ask := range []func() cache.SharedIndexInformer{core.Nodes().Informer, core.Services().Informer, slices.Informer} {
 		ask()
+	}
+	if err := servers.Follow(slices.Informer()); err != nil {
+		return err
 	}
 
 	services := make(chan struct{}) // closed once their rules are in place

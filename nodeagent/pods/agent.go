@@ -107,7 +107,8 @@ type Agent struct {
 	users     *userRanges
 	sandboxes *turns      // to be made
 	starts    *turns      // of containers
-	removals  *turns      // of sandboxes
+	stops     *turns      // of containers
+	ends      *turns      // of sandboxes: stopped and removed
 	down      atomic.Bool // the host is going down
 
 	mu      sync.Mutex
@@ -119,7 +120,8 @@ type Agent struct {
 
 // New makes an agent. What it watches ends with ctx.
 func New(ctx context.Context, config Config) *Agent {
-	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now(), sandboxes: newTurns(), starts: newTurns(), removals: newTurns()}
+	a := &Agent{Config: config, workers: map[types.UID]*worker{}, began: time.Now(),
+		sandboxes: newTurns(hangs), starts: newTurns(hangs), stops: newTurns(lingers), ends: newTurns(hangs)}
 	if a.Metrics == nil {
 		a.Metrics = metrics.New("")
 	}

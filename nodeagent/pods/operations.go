@@ -161,10 +161,14 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 	case Stop:
 		return w.stop(ctx, s, action)
 	case StopSandbox:
+		defer a.ends.take(ctx)()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return rt.StopPodSandbox(ctx, action.ID)
 	case RemoveSandbox:
-		// What is left of pods that have ended can wait for those that are to end.
-		defer a.removals.take(ctx)()
+		// Behind those that are to end: what is left of the others can wait.
+		defer a.ends.take(ctx)()
 		return rt.RemovePodSandbox(ctx, action.ID)
 	case Remove:
 		return rt.RemoveContainer(ctx, action.ID)
@@ -281,6 +285,14 @@ func (w *worker) stop(ctx context.Context, s *Situation, action Action) error {
 		}
 	}
 	left := max(action.Grace-time.Since(began), minimumGrace)
+	if !a.ShuttingDown() { // the host does not wait
+		// A runtime that is told to stop all of many pods at once comes to none of
+		// them in the time that it gives itself, and then does them one by one.
+		defer a.stops.take(ctx)()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
 	err := a.Config.Runtime.StopContainer(ctx, action.ID, int64((left+time.Second-1)/time.Second))
 	if ctx.Err() != nil {
 		return ctx.Err()

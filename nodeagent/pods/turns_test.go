@@ -3,7 +3,6 @@ package pods
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,43 +11,85 @@ import (
 func TestTurnsBoundWhatIsDoneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// Together they wait for much longer than anybody's patience.
-		turns := &turns{slots: make(chan struct{}, 3), patience: 10 * time.Second}
-		var now, most atomic.Int32
+		turns := &turns{slots: 3, patience: 10 * time.Second}
+		var mu sync.Mutex
 		var wg sync.WaitGroup
+		now, most := 0, 0
 		for range 50 {
 			wg.Go(func() {
 				defer turns.take(t.Context())()
-				n := now.Add(1)
-				for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
-				}
+				mu.Lock()
+				now++
+				most = max(most, now)
+				mu.Unlock()
 				time.Sleep(6 * time.Second)
-				now.Add(-1)
+				mu.Lock()
+				now--
+				mu.Unlock()
 			})
 		}
 		wg.Wait()
-		if m := most.Load(); m != 3 {
-			t.Errorf("%d at a time, want 3", m)
+		if most != 3 {
+			t.Errorf("%d at a time, want 3", most)
 		}
-		if len(turns.slots) != 0 {
-			t.Errorf("%d turns were not given back", len(turns.slots))
+		if turns.taken != 0 || len(turns.queue) != 0 {
+			t.Errorf("%d turns were not given back, %d still wait", turns.taken, len(turns.queue))
 		}
 	})
 }
 
 func TestTurnsThatNobodyGivesBackHoldNobodyForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := &turns{slots: make(chan struct{}, 1), patience: 10 * time.Second}
-		turns.take(t.Context()) // and hangs
+		turns := &turns{slots: 2, patience: 10 * time.Second}
+		hung := []func(){turns.take(t.Context()), turns.take(t.Context())}
+		began := time.Now()
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		now, most := 0, 0
+		for range 20 {
+			wg.Go(func() {
+				defer turns.take(t.Context())()
+				mu.Lock()
+				now++
+				most = max(most, now)
+				mu.Unlock()
+				time.Sleep(time.Second)
+				mu.Lock()
+				now--
+				mu.Unlock()
+			})
+		}
+		wg.Wait()
+		if took := time.Since(began); took != turns.patience+10*time.Second || most != 2 {
+			t.Errorf("took %v, %d at a time; want 20s, 2", took, most)
+		}
+		for _, done := range hung {
+			done()
+		}
+		if turns.limit != turns.slots {
+			t.Errorf("%d turns once nothing hangs any more", turns.limit)
+		}
+	})
+}
+
+func TestWhoEndsBeforeItsTurnTakesNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := &turns{slots: 1, patience: 10 * time.Second}
+		first := turns.take(t.Context())
+		ended, cancel := context.WithCancel(t.Context())
+		gone := make(chan struct{})
+		go func() {
+			turns.take(ended)()
+			close(gone)
+		}()
+		synctest.Wait()
+		cancel()
+		<-gone
+		first()
 		began := time.Now()
 		turns.take(t.Context())()
-		if took := time.Since(began); took != turns.patience {
-			t.Errorf("waited for %v", took)
-		}
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		turns.take(ended)()
-		if len(turns.slots) != 1 {
-			t.Errorf("who had no turn gave one back: %d are taken", len(turns.slots))
+		if took := time.Since(began); took != 0 || turns.taken != 0 {
+			t.Errorf("waited for %v, %d turns are taken", took, turns.taken)
 		}
 	})
 }

@@ -18,7 +18,7 @@ import (
 // Labels by which Kubernetes tracks tokens that live in secrets.
 const (
 	LastUsedLabel     = "kubernetes.io/legacy-token-last-used"
-	invalidSinceLabel = "kubernetes.io/legacy-token-invalid-since"
+	InvalidSinceLabel = "kubernetes.io/legacy-token-invalid-since"
 )
 
 // legacyIssuer is the iss of tokens that live in secrets, in every cluster.
@@ -116,10 +116,10 @@ func (a *legacyAuthenticator) track(ctx context.Context, account *corev1.Service
 	if last := secret.Labels[LastUsedLabel]; last != today && last != tomorrow {
 		a.used(ctx, secret, today)
 	}
-	if secret.Labels[invalidSinceLabel] != "" {
+	if secret.Labels[InvalidSinceLabel] != "" {
 		audit.AddAuditAnnotation(ctx, "authentication.k8s.io/legacy-token-invalidated", secret.Name+"/"+secret.Namespace)
 		return fmt.Errorf("the token in secret %s/%s for service account %s/%s has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '%s' label from the secret to temporarily allow use of this token",
-			secret.Namespace, secret.Name, account.Namespace, account.Name, invalidSinceLabel)
+			secret.Namespace, secret.Name, account.Namespace, account.Name, InvalidSinceLabel)
 	}
 	for _, reference := range account.Secrets {
 		if reference.Name == secret.Name {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,8 +34,10 @@ type controller struct {
 	client   kubernetes.Interface
 	pki      hostconfig.PKI
 	accounts corelisters.ServiceAccountLister
+	pods     corelisters.PodLister
 	secrets  cache.SharedIndexInformer
 	loop     *reconcile.Loop
+	cleaner  *reconcile.Ticker
 	// deleted has whose the secrets were that are gone, and maybe still listed.
 	deleted sync.Map // key → owner
 }
@@ -58,6 +61,7 @@ func New(env *reconcile.Environment, pki hostconfig.PKI) (reconcile.Controller, 
 		client:   env.Client,
 		pki:      pki,
 		accounts: accounts.Lister(),
+		pods:     env.Informers.Core().V1().Pods().Lister(),
 		secrets: coreinformers.NewFilteredSecretInformer(env.Client, metav1.NamespaceAll, 0, cache.Indexers{
 			byAccount: func(obj any) ([]string, error) {
 				secret := obj.(*corev1.Secret)
@@ -71,6 +75,7 @@ func New(env *reconcile.Environment, pki hostconfig.PKI) (reconcile.Controller, 
 		return nil, fmt.Errorf("set up informer: %w", err)
 	}
 	c.loop = reconcile.NewLoop(env, "legacytokens", workers, c.reconcile)
+	c.cleaner = reconcile.NewTicker(env, "legacytokens-cleaner", cleanPeriod, func(ctx context.Context) error { return c.clean(ctx, time.Now()) })
 	err := reconcile.Watch(env, accounts.Informer(), reconcile.Handlers[*corev1.ServiceAccount]{
 		Delete: func(account *corev1.ServiceAccount) {
 			// The index is there since New; the error would be that it is not.
@@ -98,7 +103,7 @@ func New(env *reconcile.Environment, pki hostconfig.PKI) (reconcile.Controller, 
 	return c, nil
 }
 
-// Run runs the informer and the loop.
+// Run runs the informer, the loop, and the cleaner.
 func (c *controller) Run(ctx context.Context) error {
 	informer := make(chan struct{})
 	go func() {
@@ -109,7 +114,7 @@ func (c *controller) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), c.secrets.HasSynced) {
 		return nil // ctx has ended
 	}
-	return c.loop.Run(ctx)
+	return reconcile.All{c.loop, c.cleaner}.Run(ctx)
 }
 
 func (c *controller) reconcile(ctx context.Context, key string) error {

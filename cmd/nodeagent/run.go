@@ -141,7 +141,11 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	start("network policies", func() error {
 		return policy.Run(ctx, policy.Config{Client: client, Own: own.Core().V1().Pods().Informer(), Gate: gate, Log: logger.With("part", "policy")})
 	})
-	keeper, err := certs.New(ctx, pki, config.NodeName, config.Address, client)
+	nodes := core.Nodes().Lister()
+	keeper, err := certs.New(ctx, pki, config.NodeName, func() []string {
+		known, _ := nodes.Get(config.NodeName) // nil before it is known
+		return hostIPs(known, config.Address)
+	}, client)
 	if err != nil {
 		return err
 	}

@@ -21,9 +21,10 @@ type Keeper struct {
 	client, serving certificate.Manager
 }
 
-// New makes a keeper of the pairs in pki. address is the node's, for the
-// serving certificate. Nothing is renewed before Run.
-func New(ctx context.Context, pki hostconfig.PKI, nodeName, address string, client kubernetes.Interface) (*Keeper, error) {
+// New makes a keeper of the pairs in pki. addresses are the node's, IP addresses
+// or DNS names, for the serving certificate: it is renewed when there is one that
+// it does not have. Nothing is renewed before Run.
+func New(ctx context.Context, pki hostconfig.PKI, nodeName string, addresses func() []string, client kubernetes.Interface) (*Keeper, error) {
 	subject := pkix.Name{CommonName: "system:node:" + nodeName, Organization: []string{"system:nodes"}}
 	clientset := func(*tls.Certificate) (kubernetes.Interface, error) { return client, nil }
 	k := &Keeper{}
@@ -40,15 +41,20 @@ func New(ctx context.Context, pki hostconfig.PKI, nodeName, address string, clie
 	if err != nil {
 		return nil, fmt.Errorf("load client certificate: %w", err)
 	}
-	template := &x509.CertificateRequest{Subject: subject, DNSNames: []string{nodeName}}
-	if ip := net.ParseIP(address); ip != nil {
-		template.IPAddresses = []net.IP{ip}
-	} else {
-		template.DNSNames = append(template.DNSNames, address)
+	template := func() *x509.CertificateRequest {
+		request := &x509.CertificateRequest{Subject: subject, DNSNames: []string{nodeName}}
+		for _, address := range addresses() {
+			if ip := net.ParseIP(address); ip != nil {
+				request.IPAddresses = append(request.IPAddresses, ip)
+			} else {
+				request.DNSNames = append(request.DNSNames, address)
+			}
+		}
+		return request
 	}
 	k.serving, err = certificate.NewManager(&certificate.Config{
 		ClientsetFn:      clientset,
-		Template:         template,
+		GetTemplate:      template,
 		SignerName:       certificatesv1.KubeletServingSignerName,
 		GetUsages:        certificate.DefaultKubeletServingGetUsages,
 		CertificateStore: &store{cert: pki.Cert(hostconfig.PairNodeServing), key: pki.Key(hostconfig.PairNodeServing)},

@@ -117,8 +117,10 @@ func (e *enforcer) loop(ctx context.Context) {
 		} else {
 			retry = 0
 		}
-		if !sleep(ctx, pause) {
+		select {
+		case <-ctx.Done():
 			return
+		case <-time.After(pause):
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -127,8 +129,10 @@ func (e *enforcer) loop(ctx context.Context) {
 			return
 		case <-e.changed:
 			timer.Stop()
-			if !sleep(ctx, settle) {
+			select {
+			case <-ctx.Done():
 				return
+			case <-time.After(settle):
 			}
 		case <-timer.C:
 			if err := e.inspect(); err != nil {
@@ -248,18 +252,6 @@ func (e *enforcer) warn(f family) {
 	}
 	e.warned = true
 	e.config.Log.Warn("network policies do not hold between pods of this node: load br_netfilter and set the sysctl", "sysctl", bridgeFilter[f])
-}
-
-// sleep waits; it reports false if ctx ended meanwhile.
-func sleep(ctx context.Context, duration time.Duration) bool {
-	timer := time.NewTimer(duration)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
 
 // Remove takes every rule of network policies off the host. It finds nothing

@@ -192,8 +192,10 @@ func (p *proxy) loop(ctx context.Context) {
 				p.config.Applied = nil
 			}
 		}
-		if !sleep(ctx, min(max(restFactor*time.Since(start), pauseMin), pauseMax)) {
+		select {
+		case <-ctx.Done():
 			return
+		case <-time.After(min(max(restFactor*time.Since(start), pauseMin), pauseMax)):
 		}
 	}
 }
@@ -286,18 +288,6 @@ func (p *proxy) updateHealth(ctx context.Context, changes map[string]change) {
 }
 
 func zoneOf(node *corev1.Node) string { return node.Labels[corev1.LabelTopologyZone] }
-
-// sleep waits; it reports false if ctx ended meanwhile.
-func sleep(ctx context.Context, duration time.Duration) bool {
-	timer := time.NewTimer(duration)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
-}
 
 // Remove takes every rule of the service proxy off the host. It finds nothing
 // to do when there is nothing, and goes on past what fails.

@@ -18,10 +18,10 @@ const (
 	quietBytes   = 8 << 20
 )
 
-// Settle keeps the heap small and gives memory back each time that work, such as that of starting, has
-// come to an end, until ctx ends.
+// Settle keeps the heap small and gives memory back each time that work, such as
+// that of starting, has come to an end, until ctx ends. The first settlePeriod is
+// the start's: a heap that is filled would be gone through again and again.
 func Settle(ctx context.Context) {
-	debug.SetGCPercent(gcPercent)
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	last, busy := uint64(0), true
 	tick := time.NewTicker(settlePeriod)
@@ -32,6 +32,7 @@ func Settle(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		debug.SetGCPercent(gcPercent)
 		metrics.Read(sample)
 		allocated := sample[0].Value.Uint64() - last
 		last = sample[0].Value.Uint64()

@@ -16,6 +16,7 @@ import (
 
 	"clusterctl/controlplane/api/flowcontrol"
 	"clusterctl/controlplane/api/scheduling"
+	"clusterctl/controlplane/auth/authn"
 	"clusterctl/controlplane/auth/rbac"
 	"clusterctl/hostconfig"
 )
@@ -153,7 +154,7 @@ func (s *Server) ensureNamespace(ctx context.Context, name string) error {
 // ensureTokenTracking records since when servers have noted the use of tokens
 // that live in secrets: what was not used since may be taken for unused.
 func (s *Server) ensureTokenTracking(ctx context.Context) error {
-	const name, since = "kube-apiserver-legacy-service-account-token-tracking", "since"
+	const name, since = authn.TrackingConfigMap, authn.TrackingSince
 	all := s.client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	today := map[string]string{since: time.Now().UTC().Format(time.DateOnly)}
 	got, err := all.Get(ctx, name, metav1.GetOptions{})

@@ -21,6 +21,9 @@ const (
 	InvalidSinceLabel = "kubernetes.io/legacy-token-invalid-since"
 )
 
+// The config map of kube-system, and its key, that say since when uses are noted.
+const TrackingConfigMap, TrackingSince = "kube-apiserver-legacy-service-account-token-tracking", "since"
+
 // legacyIssuer is the iss of tokens that live in secrets, in every cluster.
 const legacyIssuer = "kubernetes/serviceaccount"
 

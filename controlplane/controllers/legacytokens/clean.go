@@ -23,9 +23,6 @@ const (
 	// unused is how long nobody has used a token before it is marked, and how long
 	// it stays marked before it goes.
 	unused = 365 * 24 * time.Hour
-	// The config map, under the name that Kubernetes gives it, that says since when
-	// uses are noted.
-	trackingName, trackingKey = "kube-apiserver-legacy-service-account-token-tracking", "since"
 )
 
 // clean marks tokens that nobody has used for long, so that they are refused, and
@@ -33,9 +30,9 @@ const (
 // lists: Kubernetes once made those by itself. What somebody asked for stays.
 func (c *controller) clean(ctx context.Context, now time.Time) error {
 	now = now.UTC()
-	since, err := c.trackedSince(ctx, now)
+	since, ok, err := c.trackedSince(ctx)
 	// It may be any moment of that day.
-	if err != nil || now.Before(since.AddDate(0, 0, 1).Add(unused)) {
+	if err != nil || !ok || now.Before(since.AddDate(0, 0, 1).Add(unused)) {
 		return err
 	}
 	var failed []error
@@ -122,29 +119,16 @@ func (c *controller) mounted(secret *corev1.Secret) (found bool, err error) {
 	return found, nil
 }
 
-// trackedSince is the day on which uses began to be noted: today, if that stands
-// nowhere yet.
-func (c *controller) trackedSince(ctx context.Context, now time.Time) (time.Time, error) {
-	today := now.Format(time.DateOnly)
-	maps := c.client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
-	noted, err := maps.Get(ctx, trackingName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		noted, err = maps.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: trackingName, Namespace: metav1.NamespaceSystem},
-			Data:       map[string]string{trackingKey: today},
-		}, metav1.CreateOptions{})
+// trackedSince is the day on which API servers began to note uses; ok is false
+// while that stands nowhere.
+func (c *controller) trackedSince(ctx context.Context) (since time.Time, ok bool, err error) {
+	noted, err := c.client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, authn.TrackingConfigMap, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return time.Time{}, false, nil // the first of them has just started
+	case err != nil:
+		return time.Time{}, false, fmt.Errorf("find since when uses of tokens are noted: %w", err)
 	}
-	if err != nil {
-		return time.Time{}, fmt.Errorf("find since when uses of tokens are noted: %w", err)
-	}
-	since, err := time.Parse(time.DateOnly, noted.Data[trackingKey])
-	if err == nil {
-		return since, nil
-	}
-	noted = noted.DeepCopy()
-	noted.Data = map[string]string{trackingKey: today}
-	if _, err := maps.Update(ctx, noted, metav1.UpdateOptions{}); err != nil {
-		return time.Time{}, fmt.Errorf("note since when uses of tokens are noted: %w", err)
-	}
-	return now, nil
+	since, err = time.Parse(time.DateOnly, noted.Data[authn.TrackingSince])
+	return since, err == nil, nil
 }

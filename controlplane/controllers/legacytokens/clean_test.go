@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"clusterctl/controlplane/auth/authn"
 	"clusterctl/controlplane/controllers/controllertest"
@@ -38,6 +39,7 @@ func TestCleanTakesUnusedTokensAway(t *testing.T) {
 		"used some day":          {since: "2020-01-01", used: "yesterday", created: long},
 		"tracked for too short":  {since: recent, used: old, created: long},
 		"tracked by a bad date":  {since: "once", used: old, created: long},
+		"not tracked yet":        {used: old, created: long},
 		"young":                  {since: "2020-01-01", created: now.AddDate(0, -1, 0)},
 		"asked for":              {since: "2020-01-01", created: long, unlisted: true},
 		"of another account":     {since: "2020-01-01", created: long, uid: "of another life"},
@@ -65,8 +67,13 @@ func TestCleanTakesUnusedTokensAway(t *testing.T) {
 			if test.uid != "" {
 				account.UID = "robot-uid-2" // what the secret says is another
 			}
-			tracking := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: trackingName, Namespace: "kube-system"}, Data: map[string]string{trackingKey: test.since}}
-			f := controllertest.New(t, token, account, tracking)
+			objects := []runtime.Object{token, account}
+			if test.since != "" {
+				objects = append(objects, &corev1.ConfigMap{
+					ObjectMeta: metav1.ObjectMeta{Name: authn.TrackingConfigMap, Namespace: "kube-system"}, Data: map[string]string{authn.TrackingSince: test.since},
+				})
+			}
+			f := controllertest.New(t, objects...)
 			made, err := New(f.Env, files(t))
 			if err != nil {
 				t.Fatal(err)
@@ -100,36 +107,5 @@ func TestCleanTakesUnusedTokensAway(t *testing.T) {
 				t.Errorf("the mark is %q, want %q", mark, test.want)
 			}
 		})
-	}
-}
-
-func TestCleanNotesSinceWhenUsesAreNoted(t *testing.T) {
-	now := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
-	for name, existing := range map[string]map[string]string{
-		"":           nil,
-		"2026-07-01": {trackingKey: "at some time"},
-		"2024-02-03": {trackingKey: "2024-02-03"},
-	} {
-		f := controllertest.New(t)
-		want := name
-		if existing == nil {
-			want = "2026-07-01"
-		} else {
-			m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: trackingName, Namespace: "kube-system"}, Data: existing}
-			if _, err := f.Client.CoreV1().ConfigMaps("kube-system").Create(t.Context(), m, metav1.CreateOptions{}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		made, err := New(f.Env, files(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := made.(*controller).clean(t.Context(), now); err != nil {
-			t.Fatal(err)
-		}
-		got, err := f.Client.CoreV1().ConfigMaps("kube-system").Get(t.Context(), trackingName, metav1.GetOptions{})
-		if err != nil || got.Data[trackingKey] != want {
-			t.Errorf("noted is %v, %v, want %s", got, err, want)
-		}
 	}
 }

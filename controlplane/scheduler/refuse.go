@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -26,13 +27,15 @@ const retryPreemption = time.Second
 func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *framework.Refusals, remedy framework.Remedy, nominated string) {
 	pod := item.Pod // as it was tried: parked, it may become another
 	if remedy.Act == nil {
-		s.queue.Park(item, refusals.Plugins)
+		s.queue.Park(item, refusals.Plugins, nominated)
 	}
 	s.detach(ctx, func() {
-		message := explain(refusals, remedy)
-		s.note(pod, message)
-		if err := s.setUnschedulable(ctx, pod, message, nominated); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-			s.logger.Warn("pod's condition not updated", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+		if !awaitsRoom(pod, nominated) {
+			message := explain(refusals, remedy)
+			s.note(pod, message)
+			if err := s.setUnschedulable(ctx, pod, message, nominated); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+				s.logger.Warn("pod's condition not updated", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+			}
 		}
 		for _, other := range remedy.Cleared {
 			if err := s.clearNomination(ctx, other); err != nil && !apierrors.IsNotFound(err) {
@@ -50,18 +53,29 @@ func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *fram
 				s.picture.SetEvicted(victim.UID, false)
 			}
 			s.mu.Unlock()
+			nominated = ""
 		}
-		s.queue.Park(item, refusals.Plugins)
+		s.queue.Park(item, refusals.Plugins, nominated)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
 		// The pod is tried again, and finds what is left to be done.
-		s.logger.Warn("preemption failed", "pod", pod.Namespace+"/"+pod.Name, "node", nominated, "error", err)
+		s.logger.Warn("preemption failed", "pod", pod.Namespace+"/"+pod.Name, "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(retryPreemption):
 			s.queue.Notify(framework.Event{Kind: framework.PodRemoved})
 		}
+	})
+}
+
+// awaitsRoom says that the pod's status tells already that it waits for others to
+// leave the node. Until they have, how many nodes refuse it and why changes with
+// every pod that comes or goes anywhere: to write that each time would cost more
+// than all else that preemption does.
+func awaitsRoom(pod *v1.Pod, node string) bool {
+	return node != "" && pod.Status.NominatedNodeName == node && slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {
+		return c.Type == v1.PodScheduled && c.Status == v1.ConditionFalse && c.Reason == v1.PodReasonUnschedulable && c.ObservedGeneration == pod.Generation
 	})
 }
 

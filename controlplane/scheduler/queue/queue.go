@@ -46,14 +46,15 @@ type Item struct {
 	readyAt   time.Time                // end of back-off
 	due       time.Time                // when it is tried again without any event
 	parked    framework.EventKind      // the kinds of events that it is parked for; 0: not parked
-	early     bool                     // backing off, but something may have helped: tried when nobody else is to be
+	nominated string                   // node that pods are to leave for it, by its last try
 	arrival   uint64                   // breaks ties
-	pile      *pile                    // that holds it: active, later, or none (gated, in flight)
+	pile      *pile                    // that holds it: active, early, later, or none (gated, in flight)
 	index     int                      // in pile
 	inFlight  bool                     // popped, not yet done
 	gone      bool                     // deleted while in flight
 	newer     *v1.Pod                  // what the pod became while in flight
 	missed    framework.EventKind      // kinds of events while in flight
+	freed     map[string]struct{}      // nodes that pods left while in flight
 }
 
 // Queue is the pods that wait.
@@ -63,9 +64,11 @@ type Queue struct {
 	mu       sync.Mutex
 	items    map[types.UID]*Item
 	active   *pile // ready, best first
+	early    *pile // backing off, but something may have helped: tried when nobody else is to be; soonest first
 	later    *pile // backing off or parked, soonest first
 	parked   map[framework.EventKind]map[*Item]struct{}
-	flying   map[*Item]struct{} // popped
+	awaiting map[string]map[*Item]struct{} // backing off and nominated, by node: early when a pod leaves it
+	flying   map[*Item]struct{}            // popped
 	arrivals uint64
 	wake     chan struct{} // one slot: something became active, or a back-off was set
 }
@@ -73,16 +76,17 @@ type Queue struct {
 // New returns an empty queue that hands out pods in the order of less, and
 // among equals in the order of their arrival.
 func New(less func(a, b *v1.Pod) bool, clock clock.Clock) *Queue {
+	soonest := func(a, b *Item) bool { return a.due.Before(b.due) }
 	return &Queue{
 		clock: clock, items: map[types.UID]*Item{}, flying: map[*Item]struct{}{},
-		parked: map[framework.EventKind]map[*Item]struct{}{}, wake: make(chan struct{}, 1),
+		parked: map[framework.EventKind]map[*Item]struct{}{}, awaiting: map[string]map[*Item]struct{}{}, wake: make(chan struct{}, 1),
 		active: &pile{less: func(a, b *Item) bool {
 			if less(a.Pod, b.Pod) {
 				return true
 			}
 			return !less(b.Pod, a.Pod) && a.arrival < b.arrival
 		}},
-		later: &pile{less: func(a, b *Item) bool { return a.due.Before(b.due) }},
+		early: &pile{less: soonest}, later: &pile{less: soonest},
 	}
 }
 
@@ -141,27 +145,29 @@ func (q *Queue) Pop(ctx context.Context) (*Item, error) {
 	for {
 		q.mu.Lock()
 		now := q.clock.Now()
-		for q.later.Len() > 0 && !now.Before(q.later.items[0].due) {
-			item, event := q.later.items[0], backoffOver
-			if item.parked != 0 {
-				event = parkedTooLong
+		for _, waiting := range []*pile{q.early, q.later} {
+			for waiting.Len() > 0 && !now.Before(waiting.items[0].due) {
+				item, event := waiting.items[0], backoffOver
+				if item.parked != 0 {
+					event = parkedTooLong
+				}
+				q.activate(item, event)
 			}
-			q.activate(item, event)
 		}
-		if q.active.Len() == 0 && q.later.Len() > 0 && q.later.items[0].early {
+		if q.active.Len() == 0 && q.early.Len() > 0 {
 			// Nobody else is kept from a try by it. Upstream does so since 1.33.
-			q.activate(q.later.items[0], backoffOver)
+			q.activate(q.early.items[0], backoffOver)
 		}
 		if q.active.Len() > 0 {
 			item := heap.Pop(q.active).(*Item)
-			item.inFlight, item.missed = true, 0
+			item.inFlight, item.missed, item.freed = true, 0, nil
 			q.flying[item] = struct{}{}
 			item.Attempts++
 			q.mu.Unlock()
 			return item, nil
 		}
 		var timer <-chan time.Time
-		if q.later.Len() > 0 {
+		if q.later.Len() > 0 { // early is empty
 			timer = q.clock.After(q.later.items[0].due.Sub(now))
 		}
 		q.mu.Unlock()
@@ -190,8 +196,11 @@ func (q *Queue) Done(item *Item) {
 }
 
 // Park says that a popped pod did not fit; with nobody having refused it, that
-// the try failed for another reason and is to be repeated after a back-off.
-func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin) {
+// the try failed for another reason and is to be repeated after a back-off. A
+// nominated node is one that other pods were asked to leave for it: what they
+// leave elsewhere is no reason to try it before its back-off is over, or all who
+// wait would be tried whenever one pod is gone.
+func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin, nominated string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	item.inFlight = false
@@ -209,7 +218,7 @@ func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin) {
 	now := q.clock.Now()
 	item.readyAt = now.Add(min(firstBackoff<<min(item.Attempts-1, 8), lastBackoff))
 	item.due = item.readyAt
-	item.refusedBy = refusedBy
+	item.refusedBy, item.nominated = refusedBy, nominated
 	var kinds framework.EventKind
 	for _, plugin := range refusedBy {
 		kinds |= plugin.Events()
@@ -223,8 +232,17 @@ func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin) {
 		q.parked[kinds][item] = struct{}{}
 		metrics.Incoming(unschedulableQueue, attemptFailed)
 	} else {
-		item.early = kinds != 0
 		metrics.Incoming(backoffQueue, attemptFailed)
+		_, freed := item.freed[nominated]
+		switch {
+		case kinds == 0:
+		case nominated == "" || freed || item.missed&kinds&^framework.PodRemoved != 0:
+			heap.Push(q.early, item)
+			q.notify()
+			return
+		default:
+			q.await(item)
+		}
 	}
 	heap.Push(q.later, item)
 	q.notify()
@@ -235,8 +253,24 @@ func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin) {
 func (q *Queue) Notify(event framework.Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	node := "" // that a pod left
+	if event.Kind&framework.PodRemoved != 0 && event.Pod != nil {
+		node = event.Pod.Spec.NodeName
+	}
 	for item := range q.flying {
 		item.missed |= event.Kind
+		if node == "" {
+			continue
+		}
+		if item.freed == nil {
+			item.freed = map[string]struct{}{}
+		}
+		item.freed[node] = struct{}{}
+	}
+	for item := range q.awaiting[node] {
+		q.take(item)
+		heap.Push(q.early, item)
+		q.notify()
 	}
 	now := q.clock.Now()
 	for kinds, items := range q.parked {
@@ -252,11 +286,33 @@ func (q *Queue) Notify(event framework.Event) {
 				continue
 			}
 			metrics.Incoming(backoffQueue, event.Kind.String())
-			q.unpark(item)
-			item.due, item.early = item.readyAt, true
-			heap.Fix(q.later, item.index)
+			q.take(item)
+			item.due = item.readyAt
+			if item.nominated == "" || item.nominated == node {
+				heap.Push(q.early, item)
+			} else {
+				q.await(item)
+				heap.Push(q.later, item)
+			}
 			q.notify()
 		}
+	}
+}
+
+// await has a nominated item that backs off be told of pods that leave its node.
+func (q *Queue) await(item *Item) {
+	if item.nominated == "" {
+		return
+	}
+	if q.awaiting[item.nominated] == nil {
+		q.awaiting[item.nominated] = map[*Item]struct{}{}
+	}
+	q.awaiting[item.nominated][item] = struct{}{}
+}
+
+func (q *Queue) unawait(item *Item) {
+	if delete(q.awaiting[item.nominated], item); len(q.awaiting[item.nominated]) == 0 {
+		delete(q.awaiting, item.nominated)
 	}
 }
 
@@ -276,8 +332,8 @@ func (q *Queue) Counts() map[string]int {
 		parked += len(items)
 	}
 	return map[string]int{
-		activeQueue: q.active.Len(), backoffQueue: q.later.Len() - parked, unschedulableQueue: parked,
-		gatedQueue: len(q.items) - q.active.Len() - q.later.Len() - len(q.flying),
+		activeQueue: q.active.Len(), backoffQueue: q.early.Len() + q.later.Len() - parked, unschedulableQueue: parked,
+		gatedQueue: len(q.items) - q.active.Len() - q.early.Len() - q.later.Len() - len(q.flying),
 	}
 }
 
@@ -305,8 +361,8 @@ func (q *Queue) take(item *Item) {
 	if item.pile != nil {
 		heap.Remove(item.pile, item.index)
 	}
-	item.early = false
 	q.unpark(item)
+	q.unawait(item)
 }
 
 func (q *Queue) unpark(item *Item) {

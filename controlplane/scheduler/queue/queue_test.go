@@ -65,7 +65,7 @@ func TestParkedWaitsForHelp(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
-	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}})
+	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}}, "")
 
 	clock.Step(time.Minute)
 	wantPop(t, q, "") // its back-off is over, but nothing helped
@@ -83,7 +83,7 @@ func TestHelpDuringTheTryIsNotMissed(t *testing.T) {
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
 	q.Notify(framework.Event{Kind: framework.PodRemoved})
-	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}})
+	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}}, "")
 	wantPop(t, q, "a") // though its back-off is not over: nobody else waits
 }
 
@@ -94,9 +94,9 @@ func TestBackoffGivesWayAndIsCutShort(t *testing.T) {
 		q.Add(pod(name, 0))
 	}
 	helped, notHelped, failed := wantPop(t, q, "helped"), wantPop(t, q, "not helped"), wantPop(t, q, "failed")
-	q.Park(helped, fit)
+	q.Park(helped, fit, "")
 	q.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod("victim", 0)})
-	q.Park(failed, nil)
+	q.Park(failed, nil, "")
 	q.Done(notHelped)
 	q.Add(pod("new", 0))
 	wantPop(t, q, "new")
@@ -106,10 +106,61 @@ func TestBackoffGivesWayAndIsCutShort(t *testing.T) {
 	wantPop(t, q, "failed")
 }
 
+func TestNominatedPodIsHurriedByItsNodeOnly(t *testing.T) {
+	fit := []framework.FilterPlugin{plugins.NodeResourcesFit{}}
+	left := func(node string) framework.Event {
+		victim := pod("victim", 0)
+		victim.Spec.NodeName = node
+		return framework.Event{Kind: framework.PodRemoved, Pod: victim}
+	}
+	for _, c := range []struct {
+		name            string
+		during, after   []framework.Event
+		hurried, parked bool
+	}{
+		{name: "nothing happens", parked: true},
+		{name: "its node, during the try", during: []framework.Event{left("mine")}, hurried: true},
+		{name: "another node, during the try", during: []framework.Event{left("other")}},
+		{name: "another node, then its own", during: []framework.Event{left("other")}, after: []framework.Event{left("mine")}, hurried: true},
+		{name: "its node, when parked", after: []framework.Event{left("mine")}, hurried: true},
+		{name: "another node, when parked", after: []framework.Event{left("other")}},
+		{name: "another node, then its own, when parked", after: []framework.Event{left("other"), left("mine")}, hurried: true},
+		{name: "no node is known", after: []framework.Event{{Kind: framework.PodRemoved}}},
+		{name: "a node has more room", during: []framework.Event{{Kind: framework.NodeAllocatableChanged}}, hurried: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			q, clock := newQueue()
+			q.Add(pod("a", 0))
+			item := wantPop(t, q, "a")
+			for _, event := range c.during {
+				q.Notify(event)
+			}
+			q.Park(item, fit, "mine")
+			for _, event := range c.after {
+				q.Notify(event)
+			}
+			if c.hurried {
+				wantPop(t, q, "a")
+			} else {
+				wantPop(t, q, "")
+				clock.Step(firstBackoff)
+				if c.parked {
+					wantPop(t, q, "")
+				} else {
+					wantPop(t, q, "a")
+				}
+			}
+			if len(q.awaiting) > 0 {
+				t.Errorf("nodes still watched for it: %v", q.awaiting)
+			}
+		})
+	}
+}
+
 func TestParkedPodIsTriedAfterALongWhile(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
-	q.Park(wantPop(t, q, "a"), []framework.FilterPlugin{plugins.NodeResourcesFit{}})
+	q.Park(wantPop(t, q, "a"), []framework.FilterPlugin{plugins.NodeResourcesFit{}}, "")
 	clock.Step(parkedLimit)
 	wantPop(t, q, "a")
 }
@@ -118,7 +169,7 @@ func TestBackoffGrowsAndEnds(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
 	for _, wait := range []time.Duration{1, 2, 4, 8, 10, 10} {
-		q.Park(wantPop(t, q, "a"), nil)
+		q.Park(wantPop(t, q, "a"), nil, "")
 		clock.Step(wait*time.Second - time.Millisecond)
 		wantPop(t, q, "")
 		clock.Step(time.Millisecond)
@@ -130,7 +181,7 @@ func TestDeletedInFlightDoesNotComeBack(t *testing.T) {
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
 	q.Delete("a")
-	q.Park(item, nil)
+	q.Park(item, nil, "")
 	clock.Step(time.Hour)
 	wantPop(t, q, "")
 	if n := q.Len(); n != 0 {
@@ -155,7 +206,7 @@ func TestOnlyPodsThatAnEventHelpsAreTriedAgain(t *testing.T) {
 		q.Add(pod(name, 0))
 	}
 	for _, refusedBy := range []framework.FilterPlugin{plugins.NodeResourcesFit{}, plugins.NodeAffinity{}, plugins.NodePorts{}} {
-		q.Park(pop(t, q), []framework.FilterPlugin{refusedBy})
+		q.Park(pop(t, q), []framework.FilterPlugin{refusedBy}, "")
 	}
 	clock.Step(time.Minute)
 	q.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod("without ports", 0)})
@@ -172,7 +223,7 @@ func TestOnlyPodsThatAnEventHelpsAreTriedAgain(t *testing.T) {
 func TestDeletedWhileBackingOffDoesNotComeBack(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
-	q.Park(wantPop(t, q, "a"), nil)
+	q.Park(wantPop(t, q, "a"), nil, "")
 	q.Delete("a")
 	clock.Step(time.Hour)
 	wantPop(t, q, "")

@@ -10,10 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -132,6 +134,41 @@ func (b *bench) prepare(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// heartbeat is how often a node renews its lease: less often than an agent does,
+// and often enough for the controllers.
+const heartbeat = 30 * time.Second
+
+// beat renews the nodes' leases until ctx ends, evenly spread over the time. With
+// controllers beside the scheduler, the nodes would be taken for dead otherwise.
+// A renewal that fails is made good by the next.
+func (b *bench) beat(ctx context.Context) {
+	var group sync.WaitGroup
+	for worker, client := range b.clients[:min(workers, b.nodes)] {
+		group.Go(func() {
+			leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+			ticker := time.NewTicker(heartbeat * workers / time.Duration(b.nodes))
+			defer ticker.Stop()
+			for i := worker; ; i += workers {
+				if i >= b.nodes {
+					i = worker
+				}
+				now, name := metav1.NowMicro(), nodeName(i)
+				patch := fmt.Appendf(nil, `{"spec":{"renewTime":%q}}`, now.UTC().Format(metav1.RFC3339Micro))
+				if _, err := leases.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); apierrors.IsNotFound(err) {
+					lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: coordinationv1.LeaseSpec{HolderIdentity: &name, RenewTime: &now}}
+					_, _ = leases.Create(ctx, lease, metav1.CreateOptions{})
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C:
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 // tries is how often a call is made that servers were too busy for.

@@ -159,6 +159,16 @@ func (b *bench) measure(ctx context.Context, w workload, one contestant) (got re
 		if err := b.serve(ctx, "run"); err != nil {
 			return got, err
 		}
+		beating, stop := context.WithCancel(ctx)
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			b.beat(beating)
+		}()
+		defer func() {
+			stop()
+			<-stopped
+		}()
 	}
 	d, err := b.watch(ctx)
 	if err != nil {

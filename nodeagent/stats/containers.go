@@ -21,7 +21,8 @@ import (
 // from the kernel when it is asked for. Safe for concurrent use.
 type Containers struct {
 	Runtime *runtime.Runtime
-	Cgroups string // where control groups are mounted
+	Cgroups string   // where control groups are mounted
+	Disks   []string // directories whose file systems are told of
 	Logger  *slog.Logger
 }
 
@@ -44,6 +45,7 @@ func hasCPU(g *group) bool    { return g.hasCPU }
 func hasMemory(g *group) bool { return g.hasMemory }
 func hasTasks(g *group) bool  { return g.hasTask }
 func hasQuota(g *group) bool  { return g.quota > 0 }
+func pressed(g *group) bool   { return g.hasPressure }
 
 const (
 	gauge   = prometheus.GaugeValue
@@ -74,6 +76,13 @@ var figures = []figure{
 	{describe("container_oom_events_total", "Count of out of memory events observed for the container"), counter, func(g *group) float64 { return g.ooms }, hasMemory},
 	{describe("container_processes", "Number of processes running inside the container."), gauge, func(g *group) float64 { return g.processes }, hasTasks},
 	{describe("container_threads", "Number of threads running inside the container"), gauge, func(g *group) float64 { return g.threads }, hasTasks},
+	{describe("container_threads_max", "Maximum number of threads allowed inside the container, infinity if value is zero"), gauge, func(g *group) float64 { return g.mostThreads }, hasTasks},
+	{describe("container_pressure_cpu_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to CPU congestion."), counter, func(g *group) float64 { return g.cpuPressure.stalled }, pressed},
+	{describe("container_pressure_cpu_waiting_seconds_total", "Total time duration tasks in the container have waited due to CPU congestion."), counter, func(g *group) float64 { return g.cpuPressure.waiting }, pressed},
+	{describe("container_pressure_memory_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to memory congestion."), counter, func(g *group) float64 { return g.memoryPressure.stalled }, pressed},
+	{describe("container_pressure_memory_waiting_seconds_total", "Total time duration tasks in the container have waited due to memory congestion."), counter, func(g *group) float64 { return g.memoryPressure.waiting }, pressed},
+	{describe("container_pressure_io_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to IO congestion."), counter, func(g *group) float64 { return g.ioPressure.stalled }, pressed},
+	{describe("container_pressure_io_waiting_seconds_total", "Total time duration tasks in the container have waited due to IO congestion."), counter, func(g *group) float64 { return g.ioPressure.waiting }, pressed},
 }
 
 var (
@@ -94,6 +103,18 @@ var disks = []struct {
 	{describe("container_fs_writes_total", "Cumulative count of writes completed", "device"), func(g *group) map[string]float64 { return g.writes }},
 	{describe("container_fs_reads_bytes_total", "Cumulative count of bytes read", "device"), func(g *group) map[string]float64 { return g.readsBytes }},
 	{describe("container_fs_writes_bytes_total", "Cumulative count of bytes written", "device"), func(g *group) map[string]float64 { return g.writesBytes }},
+}
+
+// fileSystems are measured for the host as a whole, by device: what a container
+// has written nobody counts but by walking all its files.
+var fileSystems = []struct {
+	desc *prometheus.Desc
+	of   func(Disk) uint64
+}{
+	{describe("container_fs_inodes_free", "Number of available Inodes", "device"), func(d Disk) uint64 { return d.InodesFree }},
+	{describe("container_fs_inodes_total", "Number of Inodes", "device"), func(d Disk) uint64 { return d.Inodes }},
+	{describe("container_fs_limit_bytes", "Number of bytes that can be consumed by the container on this filesystem.", "device"), func(d Disk) uint64 { return d.Total }},
+	{describe("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", "device"), func(d Disk) uint64 { return d.BlocksUsed }},
 }
 
 // networks are counted by interface.
@@ -138,6 +159,7 @@ func (c *Containers) Collect(out chan<- prometheus.Metric) {
 		switch {
 		case name == "/":
 			writeTraffic(out, readTraffic("/proc/self"), about, name)
+			c.writeDisks(out, reader, about, name)
 		case about.sandbox && g.init > 0:
 			proc := path.Join("/proc", strconv.Itoa(g.init))
 			if own, err := os.Readlink(proc + "/ns/net"); err == nil && own != host {
@@ -226,6 +248,24 @@ func write(out chan<- prometheus.Metric, g *group, about *identity, id string) {
 	out <- prometheus.MustNewConstMetric(lastSeen, gauge, float64(time.Now().Unix()), labels...)
 	if about.created > 0 {
 		out <- prometheus.MustNewConstMetric(started, gauge, float64(about.created/int64(time.Second)), labels...)
+	}
+}
+
+func (c *Containers) writeDisks(out chan<- prometheus.Metric, reader *groupReader, about *identity, id string) {
+	told := map[string]bool{}
+	for _, dir := range c.Disks {
+		device, err := reader.deviceOf(dir)
+		if err != nil || told[device] {
+			continue // not there yet, or on the same file system
+		}
+		disk, err := ReadDisk(dir)
+		if err != nil {
+			continue
+		}
+		told[device] = true
+		for _, f := range fileSystems {
+			out <- prometheus.MustNewConstMetric(f.desc, gauge, float64(f.of(disk)), about.labels(id, device)...)
+		}
 	}
 }
 

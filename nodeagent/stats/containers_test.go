@@ -44,7 +44,8 @@ func TestContainersHaveTheLabelsThatDashboardsLookFor(t *testing.T) {
 		content["memory/"+group+"/memory.stat"] = "total_inactive_file 1\n"
 		content["memory/"+group+"/memory.usage_in_bytes"] = usage + "\n"
 	}
-	registry := gathered(t, &Containers{Runtime: onePod(), Cgroups: files(t, content), Logger: slog.New(slog.DiscardHandler)})
+	dir := t.TempDir() // twice on one file system, and once nowhere
+	registry := gathered(t, &Containers{Runtime: onePod(), Cgroups: files(t, content), Disks: []string{dir, dir, dir + "/none"}, Logger: slog.New(slog.DiscardHandler)})
 	want := `
 # HELP container_cpu_usage_seconds_total Cumulative cpu time consumed in seconds.
 # TYPE container_cpu_usage_seconds_total counter
@@ -67,6 +68,12 @@ container_start_time_seconds{container="c",id="/kubepods/podu1/c1",image="i:1",n
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want),
 		"container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_start_time_seconds"); err != nil {
 		t.Error(err)
+	}
+	if n, err := testutil.GatherAndCount(registry, "container_fs_usage_bytes"); err != nil || n != 1 {
+		t.Errorf("%d file systems: %v", n, err)
+	}
+	if n, err := testutil.GatherAndCount(registry, "container_pressure_cpu_waiting_seconds_total"); err != nil || n != 0 {
+		t.Errorf("pressure of %d groups, which version 1 does not have: %v", n, err)
 	}
 	// The host's own traffic is that of the group of everything.
 	if n, err := testutil.GatherAndCount(registry, "container_network_receive_bytes_total"); err != nil || n != len(readTraffic("/proc/self")) {

@@ -2,6 +2,7 @@ package stats
 
 import (
 	"bufio"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,11 +25,21 @@ type group struct {
 	faults, majorFaults        float64
 	failures, ooms             float64
 	processes, threads         float64
+	mostThreads                float64 // 0: no limit
+	cpuPressure, ioPressure    pressure
+	memoryPressure             pressure
 	reads, writes              map[string]float64 // by device
 	readsBytes, writesBytes    map[string]float64
 	init                       int // a process that is in the group itself; 0: none
 	kernelMemory, workingSet   float64
 	hasMemory, hasCPU, hasTask bool
+	hasPressure                bool
+}
+
+// pressure is for how long tasks of a group had to wait for something, in seconds.
+type pressure struct {
+	waiting float64 // some of them
+	stalled float64 // all of them
 }
 
 // groupReader reads control groups, of either version.
@@ -106,6 +117,7 @@ func (r *groupReader) readV1(name string) *group {
 	g.workingSet = max(g.usage-g.inactive, 0)
 
 	r.processes(g, file("memory", "cgroup.procs"), file("pids", "pids.current"))
+	g.mostThreads = number(file("pids", "pids.max"))
 	g.reads, g.writes = r.throttle(file("blkio", "blkio.throttle.io_serviced_recursive"))
 	g.readsBytes, g.writesBytes = r.throttle(file("blkio", "blkio.throttle.io_service_bytes_recursive"))
 	return g
@@ -137,7 +149,11 @@ func (r *groupReader) readUnified(dir string) *group {
 	g.failures, g.ooms = events["max"], events["oom_kill"]
 	g.workingSet = max(g.usage-g.inactive, 0)
 
+	g.hasPressure = exists(file("cpu.pressure")) // not with every kernel
+	g.cpuPressure, g.memoryPressure, g.ioPressure = readPressure(file("cpu.pressure")), readPressure(file("memory.pressure")), readPressure(file("io.pressure"))
+
 	r.processes(g, file("cgroup.procs"), file("pids.current"))
+	g.mostThreads = number(file("pids.max"))
 	g.reads, g.writes = map[string]float64{}, map[string]float64{}
 	g.readsBytes, g.writesBytes = map[string]float64{}, map[string]float64{}
 	for line := range strings.Lines(text(file("io.stat"))) {
@@ -160,6 +176,26 @@ func (r *groupReader) processes(g *group, procs, pids string) {
 	if len(members) > 0 {
 		g.init, _ = strconv.Atoi(members[0])
 	}
+}
+
+// readPressure reads lines such as
+//
+//	some avg10=0.00 avg60=0.00 avg300=0.00 total=1500000
+//	full avg10=0.00 avg60=0.00 avg300=0.00 total=0
+func readPressure(file string) (p pressure) {
+	for line := range strings.Lines(text(file)) {
+		kind, _, _ := strings.Cut(line, " ")
+		_, total, _ := strings.Cut(strings.TrimSpace(line), "total=")
+		n, err := strconv.ParseFloat(total, 64)
+		switch {
+		case err != nil:
+		case kind == "some":
+			p.waiting = n / microseconds
+		case kind == "full":
+			p.stalled = n / microseconds
+		}
+	}
+	return p
 }
 
 // throttle reads what version 1 counts of block devices:
@@ -196,6 +232,15 @@ func (r *groupReader) device(number string) string {
 	}
 	r.devices[number] = name
 	return name
+}
+
+// deviceOf is the name of the device that holds a directory.
+func (r *groupReader) deviceOf(dir string) (string, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(dir, &stat); err != nil {
+		return "", err
+	}
+	return r.device(fmt.Sprintf("%d:%d", unix.Major(stat.Dev), unix.Minor(stat.Dev))), nil
 }
 
 func exists(file string) bool {

@@ -30,7 +30,7 @@ func TestGroupsOfBothVersionsAreReadAlike(t *testing.T) {
 		faults: 11, majorFaults: 2, failures: 3, ooms: 1, processes: 2, threads: 5, kernelMemory: 500, workingSet: 8000, init: 41,
 		reads: map[string]float64{"7:99": 1}, writes: map[string]float64{"7:99": 2},
 		readsBytes: map[string]float64{"7:99": 4096}, writesBytes: map[string]float64{"7:99": 8192},
-		hasMemory: true, hasCPU: true, hasTask: true,
+		hasMemory: true, hasCPU: true, hasTask: true, mostThreads: 50,
 	}
 	first := files(t, map[string]string{
 		"cpuacct/g/cpuacct.usage": "2500000000\n", "cpuacct/g/cpuacct.stat": "user 150\nsystem 100\n",
@@ -41,7 +41,7 @@ func TestGroupsOfBothVersionsAreReadAlike(t *testing.T) {
 		"memory/g/memory.stat": "cache 1\ntotal_cache 5000\ntotal_rss 3000\ntotal_mapped_file 100\ntotal_swap 7\n" +
 			"total_active_file 2000\ntotal_inactive_file 1000\ntotal_pgfault 11\ntotal_pgmajfault 2\n",
 		"memory/g/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
-		"memory/g/cgroup.procs":       "41\n42\n", "pids/g/pids.current": "5\n",
+		"memory/g/cgroup.procs":       "41\n42\n", "pids/g/pids.current": "5\n", "pids/g/pids.max": "50\n",
 		"blkio/g/blkio.throttle.io_serviced_recursive":      "7:99 Read 1\n7:99 Write 2\n7:99 Sync 3\nTotal 3\n",
 		"blkio/g/blkio.throttle.io_service_bytes_recursive": "7:99 Read 4096\n7:99 Write 8192\nTotal 12288\n",
 	})
@@ -51,8 +51,11 @@ func TestGroupsOfBothVersionsAreReadAlike(t *testing.T) {
 		"g/memory.current": "9000\n", "g/memory.peak": "9500\n", "g/memory.max": "10000\n", "g/memory.swap.current": "7\n",
 		"g/memory.stat":   "anon 3000\nfile 5000\nkernel 500\nfile_mapped 100\nactive_file 2000\ninactive_file 1000\npgfault 11\npgmajfault 2\n",
 		"g/memory.events": "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\n",
-		"g/cgroup.procs":  "41\n42\n", "g/pids.current": "5\n",
-		"g/io.stat": "7:99 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n",
+		"g/cgroup.procs":  "41\n42\n", "g/pids.current": "5\n", "g/pids.max": "50\n",
+		"g/cpu.pressure":    "some avg10=0.00 avg60=0.00 avg300=0.00 total=1500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=500000\n",
+		"g/memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=3000000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=2000000\n",
+		"g/io.pressure":     "some avg10=0.00 avg60=0.00 avg300=0.00 total=5000000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=4000000\n",
+		"g/io.stat":         "7:99 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n",
 	})
 	for version, reader := range map[int]*groupReader{
 		1: {root: first, devices: map[string]string{}}, 2: {root: second, unified: true, devices: map[string]string{}},
@@ -60,8 +63,12 @@ func TestGroupsOfBothVersionsAreReadAlike(t *testing.T) {
 		got := reader.read("/g")
 		if version == 2 {
 			got.shares = 102 // a weight stands for many shares
+			if got.cpuPressure != (pressure{1.5, 0.5}) || got.memoryPressure != (pressure{3, 2}) || got.ioPressure != (pressure{5, 4}) || !got.hasPressure {
+				t.Errorf("pressure: %v %v %v", got.cpuPressure, got.memoryPressure, got.ioPressure)
+			}
+			got.cpuPressure, got.memoryPressure, got.ioPressure, got.hasPressure = pressure{}, pressure{}, pressure{}, false // version 1 has none
 		}
-		if diff := cmp.Diff(want, got, cmp.AllowUnexported(group{})); diff != "" {
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(group{}, pressure{})); diff != "" {
 			t.Errorf("version %d: %s", version, diff)
 		}
 	}

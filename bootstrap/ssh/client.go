@@ -285,7 +285,7 @@ func (c *Client) reason(err error) error {
 		select {
 		case <-c.Done():
 			return c.Err()
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(2 * time.Second):
 		}
 	}
 	return err

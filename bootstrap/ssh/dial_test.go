@@ -435,7 +435,8 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 	home := t.TempDir()
 	_, key := keyFile(t, home, "id_ed25519", "")
 	s := newServer(t, sshtest.Options{User: []ssh.PublicKey{key}})
-	d := newDialer(t, home, Options{KeepAlive: 50 * time.Millisecond})
+	const interval = time.Second // the peer may take two to answer, on any machine
+	d := newDialer(t, home, Options{KeepAlive: interval})
 	to := target(s)
 	to.HostKeys = HostKeyAcceptNew
 	client, err := d.Dial(t.Context(), to)
@@ -443,7 +444,7 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(5 * interval / 2)
 	if err := client.Err(); err != nil {
 		t.Fatalf("a living peer was given up: %v", err)
 	}

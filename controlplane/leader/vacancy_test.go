@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -25,6 +26,10 @@ func held(by string, seconds int32) *coordinationv1.Lease {
 }
 
 func TestTheLeaseOfTheDeadIsTakenWhenItIsOut(t *testing.T) {
+	synctest.Test(t, testTheLeaseOfTheDeadIsTakenWhenItIsOut)
+}
+
+func testTheLeaseOfTheDeadIsTakenWhenItIsOut(t *testing.T) {
 	client := fake.NewClientset(held("dead", 2))
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
@@ -45,7 +50,7 @@ func TestTheLeaseOfTheDeadIsTakenWhenItIsOut(t *testing.T) {
 		}
 	}
 	await(t, "the successor", leads)
-	if waited := time.Since(renewed); waited < 2*time.Second {
+	if waited := time.Since(renewed); waited != 2*time.Second {
 		t.Errorf("the lease was taken %s after its last renewal", waited)
 	}
 	lease, err := client.CoordinationV1().Leases("kube-system").Get(ctx, "work", metav1.GetOptions{})
@@ -69,36 +74,40 @@ func TestVacantAtOnce(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := fake.NewClientset(held("one", 3600))
-			wait := &waiting{client: client.CoordinationV1().Leases("kube-system"), name: "work", logger: options("").Logger}
-			found := make(chan struct{})
-			go func() {
-				defer close(found)
-				if !wait.vacant(context.Background()) {
-					t.Error("not vacant")
+			synctest.Test(t, func(t *testing.T) {
+				client := fake.NewClientset(held("one", 3600))
+				wait := &waiting{client: client.CoordinationV1().Leases("kube-system"), name: "work", logger: options("").Logger}
+				found := make(chan struct{})
+				go func() {
+					defer close(found)
+					if !wait.vacant(context.Background()) {
+						t.Error("not vacant")
+					}
+				}()
+				select {
+				case <-found:
+					t.Fatal("vacant while it is held")
+				case <-time.After(200 * time.Millisecond):
 				}
-			}()
-			select {
-			case <-found:
-				t.Fatal("vacant while it is held")
-			case <-time.After(200 * time.Millisecond):
-			}
-			if err := vacate(context.Background(), client); err != nil {
-				t.Fatal(err)
-			}
-			await(t, "the vacancy", found)
+				if err := vacate(context.Background(), client); err != nil {
+					t.Fatal(err)
+				}
+				await(t, "the vacancy", found)
+			})
 		})
 	}
 }
 
 func TestBid(t *testing.T) {
 	out := held("dead", 2)
+	renewed := out.DeepCopy()
+	renewed.Spec.RenewTime.Time = out.Spec.RenewTime.Add(time.Second)
 	for name, test := range map[string]struct {
 		now  *coordinationv1.Lease
 		want error
 	}{
 		"as seen":         {out, nil},
-		"renewed":         {held("dead", 2), errOutbid},
+		"renewed":         {renewed, errOutbid},
 		"taken by others": {held("other", 2), errOutbid},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"clusterctl/hostconfig"
+	"clusterctl/test/fixture"
 )
 
 // another starts one more API server of the same cluster, with a configuration
@@ -49,8 +50,8 @@ func (c *Cluster) another(t *testing.T, change func(*hostconfig.ControlPlane)) *
 	})
 	select {
 	case <-server.Ready():
-	case <-time.After(60 * time.Second):
-		t.Fatal("the second API server is not ready after 60 s")
+	case <-time.After(fixture.Patience):
+		t.Fatalf("the second API server is not ready after %s", fixture.Patience)
 	}
 	second := &Cluster{Config: config, Server: server, CA: c.CA}
 	second.Admin = must(second.Certificate("admin", "system:masters"))(t)

@@ -312,6 +312,9 @@ func (s strategy[T]) deletion() rest.RESTDeleteStrategy {
 type gracefulStrategy[T Object] struct{ strategy[T] }
 
 func (s gracefulStrategy[T]) CheckGracefulDelete(ctx context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
+	if asked, ok := ctx.Value(askedGraceKey{}).(*int64); ok && options != nil {
+		options.GracePeriodSeconds = asked
+	}
 	return s.d.GracefulDelete(ctx, obj.(T), options)
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
@@ -30,6 +31,29 @@ var (
 
 func (r *Resource) ShortNames() []string { return r.shortNames }
 func (r *Resource) Categories() []string { return r.categories }
+
+// Delete implements rest.GracefulDeleter.
+func (r *Resource) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *v1.DeleteOptions) (runtime.Object, bool, error) {
+	return r.Store.Delete(withAskedGrace(ctx, options), name, validate, options)
+}
+
+// DeleteCollection implements rest.CollectionDeleter.
+func (r *Resource) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *v1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
+	return r.Store.DeleteCollection(withAskedGrace(ctx, options), validate, options, list)
+}
+
+type askedGraceKey struct{}
+
+// withAskedGrace remembers the grace period that a client asked for. A deletion
+// writes what is decided for an object over it, and decides again where the
+// object was an old one from the cache: without this, a pod that the cache
+// does not know as bound would be gone at once, with its containers running.
+func withAskedGrace(ctx context.Context, options *v1.DeleteOptions) context.Context {
+	if options == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, askedGraceKey{}, options.GracePeriodSeconds)
+}
 
 // StatusResource serves a kind's status: get, update and patch.
 type StatusResource struct{ store *registry.Store }

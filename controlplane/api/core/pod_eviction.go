@@ -15,17 +15,18 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
+
+	"clusterctl/controlplane/api"
 )
 
 // eviction serves pods/eviction: a deletion that a disruption budget may
 // refuse, and that tells in the pod's status why it ends.
 type eviction struct {
-	status  *registry.Store
+	status  *api.Resource
 	budgets budgets
 }
 

@@ -37,7 +37,7 @@ func extendPods(env *api.Environment, store, status *registry.Store) (map[string
 		"pods/proxy":       newPodProxy(reader),
 		"pods/binding":     binding,
 		"bindings":         &bindings{binding},
-		"pods/eviction":    &eviction{status, budgets{env}},
+		"pods/eviction":    &eviction{api.NewResource(status, nil, nil), budgets{env}},
 		"pods/ephemeralcontainers": newPart(store, updating[*corev1.Pod]{
 			keep: func(pod, old *corev1.Pod) {
 				containers := pod.Spec.EphemeralContainers

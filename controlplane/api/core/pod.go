@@ -112,6 +112,15 @@ func preparePodStatus(_ context.Context, pod, old *corev1.Pod) {
 		}
 	}
 	syncPodIPs(now)
+	// Fields whose features are off.
+	now.NodeAllocatableResourceClaimStatuses = nil
+	for _, list := range [][]corev1.ContainerStatus{now.ContainerStatuses, now.InitContainerStatuses, now.EphemeralContainerStatuses} {
+		for i := range list {
+			for j := range list[i].VolumeMounts {
+				list[i].VolumeMounts[j].VolumeStatus = nil
+			}
+		}
+	}
 }
 
 // SetPodCondition puts a condition into a pod's status, with the time of its

@@ -71,12 +71,6 @@ func syncPodIPs(status *corev1.PodStatus) {
 	case len(status.PodIPs) > 0 && status.PodIPs[0].IP != status.PodIP:
 		status.PodIPs = []corev1.PodIP{{IP: status.PodIP}}
 	}
-	switch {
-	case len(status.HostIPs) == 0 && status.HostIP != "":
-		status.HostIPs = []corev1.HostIP{{IP: status.HostIP}}
-	case status.HostIP == "" && len(status.HostIPs) > 0:
-		status.HostIP = status.HostIPs[0].IP
-	}
 }
 
 // defaultPodLevelResources derives pod-level requests and huge-page limits

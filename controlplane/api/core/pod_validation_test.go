@@ -324,10 +324,46 @@ func TestValidatePodStatus(t *testing.T) {
 		{"no restart", corev1.RestartPolicyNever, func(s *corev1.PodStatus) { s.ContainerStatuses = status(runs) }, []string{"status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"}},
 		{"quality", corev1.RestartPolicyAlways, func(s *corev1.PodStatus) { s.QOSClass = "Guaranteed" }, []string{`status.qosClass: Invalid value: "Guaranteed": field is immutable`}},
 		{"addresses", corev1.RestartPolicyAlways, func(s *corev1.PodStatus) { s.PodIPs = []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "10.0.0.2"}} }, []string{`status.podIPs: Invalid value: [{"ip":"10.0.0.1"},{"ip":"10.0.0.2"}]: may specify no more than one IP for each IP family`}},
+		{"host's addresses", corev1.RestartPolicyAlways, func(s *corev1.PodStatus) { s.HostIPs = []corev1.HostIP{{IP: "192.0.2.1"}} }, []string{"status.hostIPs[0].ip: Invalid value: \"192.0.2.1\": must be equal to `hostIP`"}},
+		{"claims", corev1.RestartPolicyAlways, func(s *corev1.PodStatus) {
+			s.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "gpu", ResourceClaimName: ptr.To("web-gpu")}, {Name: "none"}, {Name: "gpu"}}
+		}, []string{"status.resourceClaimStatuses[1].name: Invalid value: \"none\": must match the name of an entry in `spec.resourceClaims`", `status.resourceClaimStatuses[2].name: Duplicate value: "gpu"`}},
+		{"claim of extended resources", corev1.RestartPolicyAlways, func(s *corev1.PodStatus) {
+			s.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "web-x", RequestMappings: []corev1.ContainerExtendedResourceRequest{
+				{ContainerName: "c", ResourceName: "example.com/gpu", RequestName: "r"}, {ContainerName: "d", ResourceName: "example.com/gpu", RequestName: "r"}, {ContainerName: "c", ResourceName: "x", RequestName: "r"}}}
+		}, []string{
+			`status.extendedResourceClaimStatus.requestMappings[1].containerName: Invalid value: "d": must match the name of an entry in spec.initContainers.name or spec.containers.name`,
+			`status.extendedResourceClaimStatus.requestMappings[2].resourceName: Invalid value: "x": must match the extended resource name of an entry in spec.initContainers.resources.requests or spec.containers.resources.requests`,
+		}},
+		{"empty claim of extended resources", corev1.RestartPolicyAlways, func(s *corev1.PodStatus) {
+			s.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{}
+		}, []string{"status.extendedResourceClaimStatus.requestMappings: Required value: at least one request mapping is required", "status.extendedResourceClaimStatus.resourceClaimName: Required value"}},
+		{"user", corev1.RestartPolicyAlways, func(s *corev1.PodStatus) {
+			s.ContainerStatuses[0].User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: -1, SupplementalGroups: []int64{5, -5}}}
+		}, []string{"status.containerStatuses[0].user.linux.uid: Invalid value: -1: must be between 0 and 2147483647, inclusive", "status.containerStatuses[0].user.linux.supplementalGroups[1]: Invalid value: -5: must be between 0 and 2147483647, inclusive"}},
+		{"devices", corev1.RestartPolicyAlways, func(s *corev1.PodStatus) {
+			s.ContainerStatuses[0].AllocatedResourcesStatus = []corev1.ResourceStatus{
+				{Name: "example.com/gpu", Resources: []corev1.ResourceHealth{{ResourceID: "0", Health: "Healthy"}, {ResourceID: "0", Health: "odd"}}},
+				{Name: "claim:gpu/one"}, {Name: "claim:gpu"}, {Name: "cpu"}}
+			s.EphemeralContainerStatuses = []corev1.ContainerStatus{{AllocatedResourcesStatus: []corev1.ResourceStatus{{Name: "cpu"}}}}
+		}, []string{
+			`status.containerStatuses[0].allocatedResourcesStatus[0].resources[1].health: Unsupported value: "odd": supported values: "Healthy", "Unhealthy", "Unknown"`,
+			`status.containerStatuses[0].allocatedResourcesStatus[0].resources[1].resourceID: Duplicate value: "0"`,
+			"status.containerStatuses[0].allocatedResourcesStatus[2].name: Invalid value: \"claim:gpu\": must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or 'claim:<claimName>' if request is empty",
+			"status.containerStatuses[0].allocatedResourcesStatus[3].name: Invalid value: \"cpu\": must match one of the container's resource requests",
+			"status.ephemeralContainerStatuses[0].allocatedResourcesStatus: Forbidden: must not be specified in container status",
+		}},
 		{"nominated bound pod", corev1.RestartPolicyAlways, func(s *corev1.PodStatus) { s.NominatedNodeName = "m" }, []string{"status.nominatedNodeName: Forbidden: may not be set on pods that are already bound to a node"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			old := newPod(func(p *corev1.Pod) { p.Spec.RestartPolicy, p.Spec.NodeName = c.policy, "n" })
+			old := newPod(func(p *corev1.Pod) {
+				p.Spec.RestartPolicy, p.Spec.NodeName = c.policy, "n"
+				p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu"}}
+				first(p).Resources = corev1.ResourceRequirements{
+					Requests: corev1.ResourceList{"example.com/gpu": resource.MustParse("1")},
+					Claims:   []corev1.ResourceClaim{{Name: "gpu", Request: "one"}},
+				}
+			})
 			old.Status = corev1.PodStatus{QOSClass: corev1.PodQOSBestEffort, ContainerStatuses: status(ended)}
 			pod := old.DeepCopy()
 			c.edit(&pod.Status)

@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -171,115 +170,6 @@ func validateAnnotationChange(pod, old *corev1.Pod) field.ErrorList {
 		}
 	}
 	return errs
-}
-
-// validatePodStatus checks what a node agent or a controller reports.
-func validatePodStatus(pod, old *corev1.Pod) field.ErrorList {
-	path := field.NewPath("status")
-	now, was := &pod.Status, &old.Status
-	errs := append(validatePodAnnotations(pod.Annotations, &pod.Spec, field.NewPath("metadata", "annotations")), validateAnnotationChange(pod, old)...)
-	for i, c := range now.Conditions {
-		at := path.Child("conditions").Index(i)
-		if c.ObservedGeneration < 0 {
-			errs = append(errs, field.Invalid(at.Child("observedGeneration"), c.ObservedGeneration, "must be a non-negative integer"))
-		}
-		errs = append(errs, qualifiedName(string(c.Type), at.Child("Type"))...)
-	}
-	if n := now.NominatedNodeName; n != "" && n != was.NominatedNodeName {
-		errs = append(errs, invalid(path.Child("nominatedNodeName"), n, apivalidation.NameIsDNSSubdomain(n, false))...)
-		if old.Spec.NodeName != "" {
-			errs = append(errs, field.Forbidden(path.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node"))
-		}
-	}
-	if now.ObservedGeneration < 0 {
-		errs = append(errs, field.Invalid(path.Child("observedGeneration"), now.ObservedGeneration, "must be a non-negative integer"))
-	}
-	errs = append(errs, apivalidation.ValidateImmutableField(now.QOSClass, was.QOSClass, path.Child("qosClass"))...)
-	if !restartsAll(&old.Spec) {
-		errs = append(errs, validateStates(now.ContainerStatuses, was.ContainerStatuses, &old.Spec, old.Spec.Containers, path.Child("containerStatuses"))...)
-		errs = append(errs, validateStates(now.InitContainerStatuses, was.InitContainerStatuses, &old.Spec, old.Spec.InitContainers, path.Child("initContainerStatuses"))...)
-	}
-	errs = append(errs, validateStates(now.EphemeralContainerStatuses, was.EphemeralContainerStatuses, nil, nil, path.Child("ephemeralContainerStatuses"))...)
-
-	addresses := func(now, was []string, list any, path *field.Path) {
-		for i, a := range now {
-			errs = append(errs, ipAddress(a, path.Index(i), was)...)
-		}
-		if len(now) > 2 || len(now) == 2 && strings.Contains(now[0], ":") == strings.Contains(now[1], ":") {
-			errs = append(errs, field.Invalid(path, list, "may specify no more than one IP for each IP family"))
-		}
-	}
-	addresses(podAddresses(now), podAddresses(was), now.PodIPs, path.Child("podIPs"))
-	if len(now.HostIPs) > 0 && now.HostIPs[0].IP != now.HostIP {
-		errs = append(errs, field.Invalid(path.Child("hostIPs").Index(0).Child("ip"), now.HostIPs[0].IP, "must be equal to `hostIP`"))
-	}
-	addresses(hostAddresses(now), hostAddresses(was), now.HostIPs, path.Child("hostIPs"))
-	return errs
-}
-
-func podAddresses(s *corev1.PodStatus) []string {
-	var list []string
-	for _, ip := range s.PodIPs {
-		list = append(list, ip.IP)
-	}
-	return list
-}
-
-func hostAddresses(s *corev1.PodStatus) []string {
-	var list []string
-	for _, ip := range s.HostIPs {
-		list = append(list, ip.IP)
-	}
-	return list
-}
-
-// restartsAll says whether some container's exit may restart all of them.
-func restartsAll(spec *corev1.PodSpec) bool {
-	for c := range everyContainer(spec, false) {
-		for _, r := range c.RestartPolicyRules {
-			if r.Action == corev1.ContainerRestartRuleActionRestartAllContainers {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// validateStates refuses that a terminated container that does not restart
-// runs again. spec is nil for ephemeral containers, which never restart.
-func validateStates(now, was []corev1.ContainerStatus, spec *corev1.PodSpec, containers []corev1.Container, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for i := range was {
-		end := was[i].State.Terminated
-		if end == nil {
-			continue
-		}
-		j := slices.IndexFunc(now, func(s corev1.ContainerStatus) bool { return s.Name == was[i].Name })
-		if j < 0 || now[j].State.Terminated != nil {
-			continue
-		}
-		k := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == was[i].Name })
-		if k < 0 || !restarts(&containers[k], spec.RestartPolicy, end.ExitCode) {
-			errs = append(errs, field.Forbidden(path.Index(i).Child("state"), "may not be transitioned to non-terminated state"))
-		}
-	}
-	return errs
-}
-
-// restarts says whether a container starts again after it ended with code.
-func restarts(c *corev1.Container, policy corev1.RestartPolicy, code int32) bool {
-	for _, r := range c.RestartPolicyRules {
-		if r.Action != corev1.ContainerRestartRuleActionRestart || r.ExitCodes == nil {
-			continue
-		}
-		if slices.Contains(r.ExitCodes.Values, code) == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-			return true
-		}
-	}
-	if c.RestartPolicy != nil {
-		policy = corev1.RestartPolicy(*c.RestartPolicy)
-	}
-	return policy == corev1.RestartPolicyAlways || policy == corev1.RestartPolicyOnFailure && code != 0
 }
 
 // validateEphemeralUpdate checks an update of the ephemeral containers, which

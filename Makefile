@@ -4,6 +4,8 @@ GO      ?= go
 ARCH    ?= $(shell $(GO) env GOARCH)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LAB     := .lab
+# How long the tests of one package may take: far longer than they do anywhere.
+PATIENCE := 40m
 comma   := ,
 BASE    := k8s.io/component-base/version
 LDFLAGS := -s -w -X clusterctl/hostconfig.Version=$(VERSION) \
@@ -36,28 +38,28 @@ payload: ## build what clusterctl carries for the hosts (only what changed)
 test: unit integration linearizability failover kubectl helm e2e ## every test; the end-to-end part needs root on Linux and says so where it is skipped
 
 unit: ## unit tests
-	$(GO) test $$($(GO) list ./... | grep -v -e /test/)
+	$(GO) test -timeout $(PATIENCE) $$($(GO) list ./... | grep -v -e /test/)
 
 integration: ## the API server against a real etcd, in one process
-	$(GO) test ./test/integration/...
+	$(GO) test -timeout $(PATIENCE) ./test/integration/...
 
 linearizability: ## three API servers and etcd members that are killed, judged by what clients saw; TIME=5m for longer
 	CLUSTERCTL_LINEARIZABILITY=$(TIME) $(GO) test -count=1 -timeout 60m -v ./test/linearizability/...
 
 failover: ## the leading scheduler and controllers are killed, and others go on
-	$(GO) test ./test/failover/...
+	$(GO) test -timeout $(PATIENCE) ./test/failover/...
 
 kubectl: ## every verb of kubectl, against a control plane without nodes
-	$(GO) test ./test/kubectl/...
+	$(GO) test -timeout $(PATIENCE) ./test/kubectl/...
 
 # -mod=mod: what the product's go.mod gains, that of the test need not be told.
 helm: ## Helm 4 installs, upgrades, rolls back and removes a chart (a module of its own)
-	cd test/helm && $(GO) vet -mod=mod ./... && $(GO) test -mod=mod ./...
+	cd test/helm && $(GO) vet -mod=mod ./... && $(GO) test -timeout $(PATIENCE) -mod=mod ./...
 
 e2e: ## clusters on lab hosts, through the built programs (Linux, root)
 	@if [ "$$(uname -s)" != Linux ] || [ "$$(id -u)" != 0 ]; then \
 		echo "SKIPPED: the end-to-end test boots lab hosts, which needs root on Linux; run it there with: sudo make e2e"; \
-	else $(MAKE) deps build && $(GO) test -count=1 -timeout 20m -v ./test/e2e/...; fi
+	else $(MAKE) deps build && $(GO) test -count=1 -timeout $(PATIENCE) -v ./test/e2e/...; fi
 
 faults: ## break lab hosts in every way the lab can, half an hour (Linux, root)
 	@$(MAKE) --no-print-directory deps build

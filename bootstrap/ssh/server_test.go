@@ -130,7 +130,7 @@ func newDialer(t *testing.T, home string, o Options) *Dialer {
 		o.ConfigFiles = []string{filepath.Join(home, ".ssh", "config")}
 	}
 	if o.LoginTimeout == 0 {
-		o.LoginTimeout = 5 * time.Second
+		o.LoginTimeout = time.Minute
 	}
 	d, err := NewDialer(o)
 	if err != nil {

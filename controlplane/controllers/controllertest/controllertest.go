@@ -108,7 +108,7 @@ func (f *Fixture) Start(t *testing.T, controllers ...reconcile.Controller) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	f.Env.Start(ctx)
-	syncing, synced := context.WithTimeout(ctx, 10*time.Second)
+	syncing, synced := context.WithTimeout(ctx, time.Minute)
 	defer synced()
 	if err := f.Env.Sync(syncing); err != nil {
 		cancel()

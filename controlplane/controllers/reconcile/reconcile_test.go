@@ -20,7 +20,7 @@ import (
 func quiet() *Environment { return &Environment{Logger: slog.New(slog.DiscardHandler)} }
 
 func TestLoopRetriesAndSurvivesPanics(t *testing.T) {
-	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	var mu sync.Mutex
 	calls := map[string]int{}

@@ -371,6 +371,41 @@ func TestOverlayFollowsThePicture(t *testing.T) {
 	}
 }
 
+func TestVainNeighboursGo(t *testing.T) {
+	inNamespace(t)
+	want := picture{Address: addrs("10.0.0.1"), PodCIDR: nets("10.244.0.0/24"), ServiceCIDR: nets("10.96.0.0/16")}
+	if _, err := reconcileOverlay(want, false, silent); err != nil {
+		t.Fatal(err)
+	}
+	link, err := netlink.LinkByName(OverlayLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	for _, n := range []netlink.Neigh{{IP: net.IPv4(10, 96, 0, 1), State: netlink.NUD_FAILED}, {IP: net.IPv4(10, 96, 0, 2), State: netlink.NUD_REACHABLE, HardwareAddr: mac}} {
+		n.LinkIndex = link.Attrs().Index
+		if err := netlink.NeighSet(&n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := reconcileOverlay(want, false, silent); err != nil {
+		t.Fatal(err)
+	}
+	neighbours, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, n := range neighbours {
+		if n.State != netlink.NUD_NOARP { // those are for multicast
+			left = append(left, n.IP.String())
+		}
+	}
+	if !slices.Equal(left, []string{"10.96.0.2"}) {
+		t.Errorf("neighbours are %v, want the one that answers", left)
+	}
+}
+
 func TestRoutesGoWithTheNetwork(t *testing.T) {
 	inNamespace(t)
 	addSecond(t, "fd00::1/64", 0)

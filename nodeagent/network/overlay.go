@@ -233,7 +233,10 @@ func reconcileNeighbours(link netlink.Link, f family, ends map[netip.Addr]net.Ha
 			delete(ends, ip.Unmap())
 			continue
 		}
-		if neighbour.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != netlink.NUD_PERMANENT {
+		// A packet to a service that no rule took (one of a connection that is over)
+		// has its address asked for in vain, which the kernel keeps for good.
+		vain := neighbour.State == netlink.NUD_FAILED
+		if !vain && neighbour.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != netlink.NUD_PERMANENT {
 			continue // comes and goes by itself
 		}
 		if err := netlink.NeighDel(&neighbour); err != nil && !errors.Is(err, unix.ENOENT) {

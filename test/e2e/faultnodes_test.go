@@ -8,6 +8,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -90,7 +91,23 @@ func (f *faults) partitioned(t *testing.T, long time.Duration) {
 	began := time.Now()
 	f.cluster.run(t, "lab", "cut", "--name", f.name, "worker2")
 	f.wantCondition(t, "worker2", v1.NodeReady, v1.ConditionUnknown, 2*time.Minute)
-	time.Sleep(5 * time.Second)
+	known := time.Now()
+	took := eventually(t, time.Minute, "the node's endpoints are out of service", func(ctx context.Context) error {
+		slices, err := f.api.DiscoveryV1().EndpointSlices(faultNamespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + faultService})
+		if err != nil {
+			return err
+		}
+		for _, slice := range slices.Items {
+			for _, endpoint := range slice.Endpoints {
+				if *endpoint.NodeName == "worker2" && *endpoint.Conditions.Ready {
+					return fmt.Errorf("%v is ready", endpoint.Addresses)
+				}
+			}
+		}
+		return nil
+	})
+	t.Logf("its endpoints were out of service %s later", took.Round(100*time.Millisecond))
+	time.Sleep(time.Until(known.Add(5 * time.Second)))
 	stop := f.traffic(t)
 	time.Sleep(max(10*time.Second, long-time.Since(began)))
 	stop()

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -226,8 +228,24 @@ func TestNodeReady(t *testing.T) {
 		t.Errorf("sent %q", got)
 	}
 	check("")
-	o.Name, o.Timeout = "b", 300*time.Millisecond
+	o.Name, o.Timeout = "b", 5*time.Second
 	if _, err := h.Apply(t.Context(), o, ignore); err == nil || !strings.Contains(err.Error(), "has not registered yet") {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestWhatTheLimitCutShortIsNotTheLastWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		err := until(t.Context(), 10*time.Second, time.Second, func(string) {}, func(ctx context.Context) (string, error) {
+			if asked++; asked == 1 {
+				return "has not registered yet", nil
+			}
+			<-ctx.Done()
+			return "the API does not answer: " + ctx.Err().Error(), nil
+		})
+		if err == nil || err.Error() != "not so within 10s: has not registered yet" {
+			t.Errorf("got %v", err)
+		}
+	})
 }

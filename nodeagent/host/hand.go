@@ -176,21 +176,25 @@ func (h *Hand) Apply(ctx context.Context, op hostop.Op, progress func(string)) (
 
 // until calls check every interval, telling progress what it says, until it
 // says nothing more. A check's error counts as what is being waited for. After
-// the limit the last word becomes the error.
+// the limit the last word becomes the error, but not that of a check which the
+// limit cut short: that there was no more time says nothing.
 func until(ctx context.Context, limit, interval time.Duration, progress func(string), check func(context.Context) (string, error)) error {
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	deadline, _ := bounded.Deadline()
 	last, told := "nothing was tried", ""
-	for {
+	for answers := 0; ; answers++ {
 		differs, err := check(bounded)
+		cut := answers > 0 && !time.Now().Before(deadline)
 		var final *finalError
 		switch {
 		case errors.As(err, &final):
 			return final.error
-		case err != nil && bounded.Err() == nil:
-			last = err.Error()
 		case err == nil && differs == "":
 			return nil
+		case cut:
+		case err != nil && bounded.Err() == nil:
+			last = err.Error()
 		case err == nil:
 			last = differs
 		}

@@ -39,8 +39,79 @@ func (c *cluster) testHostsLeave(t *testing.T) {
 	}
 }
 
+// TestControlPlaneReplaced has a control plane die, and a new host come in its place.
+func TestControlPlaneReplaced(t *testing.T) {
+	c := newLab(t, "e2e-replace", 3, 2, 0)
+	before := *c
+	before.inventory = c.without(t, "worker2")
+	before.up(t)
+	before.wantNodes(t, "cp1", "cp2", "cp3", "worker1")
+	before.wantNodesReady(t, 4)
+	before.wantMembers(t, "cp1", "cp2", "cp3")
+	before.deploySample(t)
+
+	c.run(t, "lab", "kill", "--name", c.name, "cp2")
+	after := *c
+	after.inventory = c.amended(t, "replaced.yaml", func(host map[string]any) {
+		switch host["name"] {
+		case "cp2":
+			host["state"] = inventory.Absent
+		case "worker2":
+			host["roles"] = []string{"control-plane"}
+		}
+	})
+	after.up(t)
+	after.wantNodes(t, "cp1", "cp3", "worker1", "worker2")
+	after.wantNodesReady(t, 4)
+	after.wantMembers(t, "cp1", "cp3", "worker2")
+	after.wantSampleServed(t, 4)
+	// Every host has a control plane to turn to, whichever of the old ones goes.
+	for _, gone := range []string{"cp1", "cp3"} {
+		after.hosts(t, "systemctl stop clusterctl-controlplane", gone)
+		out := after.hosts(t, "curl -sk --max-time 20 https://127.0.0.1:6444/version")
+		if n := strings.Count(out, `"gitVersion"`); n != 4 {
+			t.Errorf("without %s, %d hosts of 4 reach the API:\n%s", gone, n, out)
+		}
+		after.hosts(t, "systemctl start clusterctl-controlplane", gone)
+	}
+
+	c.run(t, "lab", "start", "--name", c.name, "cp2")
+	after.up(t)
+	if out := c.hosts(t, "ls -d /etc/clusterctl /usr/local/lib/clusterctl /var/lib/clusterctl 2>/dev/null || echo nothing of ours", "cp2"); !strings.Contains(out, "nothing of ours") {
+		t.Errorf("the host that died is not cleared:\n%s", out)
+	}
+}
+
+// wantMembers wants an etcd member on each of the hosts, with a vote, and no other.
+func (c *cluster) wantMembers(t *testing.T, names ...string) {
+	t.Helper()
+	out := c.run(t, "status", c.inventory, "-o", "json")
+	if n := strings.Count(out, `"peerURL"`); n != len(names) {
+		t.Errorf("etcd has %d members, want %d:\n%s", n, len(names), out)
+	}
+	for _, name := range names {
+		if !strings.Contains(out, "https://"+c.address(t, name)+":") {
+			t.Errorf("etcd has no member on %s:\n%s", name, out)
+		}
+	}
+	if strings.Contains(out, `"learner": true`) {
+		t.Errorf("an etcd member is still a learner:\n%s", out)
+	}
+}
+
 // without is the inventory with hosts that are to leave.
 func (c *cluster) without(t *testing.T, names ...string) string {
+	t.Helper()
+	return c.amended(t, "smaller.yaml", func(host map[string]any) {
+		if slices.Contains(names, host["name"].(string)) {
+			host["state"] = inventory.Absent
+		}
+	})
+}
+
+// amended is the inventory with its hosts changed, in a file beside it, since
+// paths in it are relative to the file.
+func (c *cluster) amended(t *testing.T, file string, change func(host map[string]any)) string {
 	t.Helper()
 	raw, err := os.ReadFile(c.inventory)
 	if err != nil {
@@ -51,16 +122,12 @@ func (c *cluster) without(t *testing.T, names ...string) string {
 		t.Fatal(err)
 	}
 	for _, entry := range document["hosts"].([]any) {
-		host := entry.(map[string]any)
-		if slices.Contains(names, host["name"].(string)) {
-			host["state"] = inventory.Absent
-		}
+		change(entry.(map[string]any))
 	}
 	if raw, err = yaml.Marshal(document); err != nil {
 		t.Fatal(err)
 	}
-	// Beside the first, since paths in it are relative to the file.
-	path := filepath.Join(filepath.Dir(c.inventory), "smaller.yaml")
+	path := filepath.Join(filepath.Dir(c.inventory), file)
 	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}

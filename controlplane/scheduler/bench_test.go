@@ -101,7 +101,7 @@ func BenchmarkSchedule(b *testing.B) {
 					for _, victim := range remedy.Victims {
 						s.picture.RemovePod(victim.UID)
 					}
-					s.queue.Park(item, refusals.Plugins, "")
+					s.queue.Park(item, refusals.Plugins, nil)
 				}
 				s.done.Wait()
 				cpu, wall := cpuTime()-before, time.Since(start)

@@ -27,7 +27,11 @@ const retryPreemption = time.Second
 func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *framework.Refusals, remedy framework.Remedy, nominated string) {
 	pod := item.Pod // as it was tried: parked, it may become another
 	if remedy.Act == nil {
-		s.queue.Park(item, refusals.Plugins, nominated)
+		var awaited []types.UID
+		if remedy.Keep {
+			awaited = item.Awaited
+		}
+		s.queue.Park(item, refusals.Plugins, awaited)
 	}
 	s.detach(ctx, func() {
 		if !awaitsRoom(pod, nominated) {
@@ -53,9 +57,14 @@ func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *fram
 				s.picture.SetEvicted(victim.UID, false)
 			}
 			s.mu.Unlock()
-			nominated = ""
 		}
-		s.queue.Park(item, refusals.Plugins, nominated)
+		var awaited []types.UID
+		if err == nil {
+			for _, victim := range remedy.Victims {
+				awaited = append(awaited, victim.UID)
+			}
+		}
+		s.queue.Park(item, refusals.Plugins, awaited)
 		if err == nil || ctx.Err() != nil {
 			return
 		}

@@ -285,7 +285,7 @@ func (s *scheduler) failed(item *queue.Item, pod *v1.Pod, start time.Time, err e
 		log.Warn("binding failed, will try again")
 		s.note(item.Pod, err.Error())
 	}
-	s.queue.Park(item, nil, "")
+	s.queue.Park(item, nil, nil)
 }
 
 func (s *scheduler) permit(ctx context.Context, profile *framework.Profile, pod *v1.Pod, node string) (err error) {

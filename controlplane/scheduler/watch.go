@@ -177,6 +177,7 @@ func (s *scheduler) podGone(pod *v1.Pod) {
 	s.mu.Unlock()
 	switch {
 	case known && node != "":
+		s.queue.Left(pod.UID)
 		s.queue.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod})
 	case kept:
 		s.queue.Notify(framework.Event{Kind: framework.PodRemoved})

@@ -40,13 +40,14 @@ const (
 type Item struct {
 	Pod      *v1.Pod // does not change between Pop and Park
 	Attempts int
-	Since    time.Time // when it was first ready to be tried; zero: not yet
+	Since    time.Time   // when it was first ready to be tried; zero: not yet
+	Awaited  []types.UID // when it was popped: pods that were asked to leave for it, and had not
 
 	refusedBy []framework.FilterPlugin // why it is parked
 	readyAt   time.Time                // end of back-off
 	due       time.Time                // when it is tried again without any event
 	parked    framework.EventKind      // the kinds of events that it is parked for; 0: not parked
-	nominated string                   // node that pods are to leave for it, by its last try
+	awaits    map[types.UID]struct{}   // while it waits: pods that were asked to leave for it, and have not
 	arrival   uint64                   // breaks ties
 	pile      *pile                    // that holds it: active, early, later, or none (gated, in flight)
 	index     int                      // in pile
@@ -54,7 +55,7 @@ type Item struct {
 	gone      bool                     // deleted while in flight
 	newer     *v1.Pod                  // what the pod became while in flight
 	missed    framework.EventKind      // kinds of events while in flight
-	freed     map[string]struct{}      // nodes that pods left while in flight
+	left      map[types.UID]struct{}   // pods that left their nodes while in flight
 }
 
 // Queue is the pods that wait.
@@ -67,8 +68,8 @@ type Queue struct {
 	early    *pile // backing off, but something may have helped: tried when nobody else is to be; soonest first
 	later    *pile // backing off or parked, soonest first
 	parked   map[framework.EventKind]map[*Item]struct{}
-	awaiting map[string]map[*Item]struct{} // backing off and nominated, by node: early when a pod leaves it
-	flying   map[*Item]struct{}            // popped
+	awaited  map[types.UID]*Item // backing off or parked, by each pod that it awaits
+	flying   map[*Item]struct{}  // popped
 	arrivals uint64
 	wake     chan struct{} // one slot: something became active, or a back-off was set
 }
@@ -79,7 +80,7 @@ func New(less func(a, b *v1.Pod) bool, clock clock.Clock) *Queue {
 	soonest := func(a, b *Item) bool { return a.due.Before(b.due) }
 	return &Queue{
 		clock: clock, items: map[types.UID]*Item{}, flying: map[*Item]struct{}{},
-		parked: map[framework.EventKind]map[*Item]struct{}{}, awaiting: map[string]map[*Item]struct{}{}, wake: make(chan struct{}, 1),
+		parked: map[framework.EventKind]map[*Item]struct{}{}, awaited: map[types.UID]*Item{}, wake: make(chan struct{}, 1),
 		active: &pile{less: func(a, b *Item) bool {
 			if less(a.Pod, b.Pod) {
 				return true
@@ -137,6 +138,7 @@ func (q *Queue) Delete(uid types.UID) {
 		return
 	}
 	q.take(item)
+	q.forgo(item)
 	delete(q.items, uid)
 }
 
@@ -160,7 +162,8 @@ func (q *Queue) Pop(ctx context.Context) (*Item, error) {
 		}
 		if q.active.Len() > 0 {
 			item := heap.Pop(q.active).(*Item)
-			item.inFlight, item.missed, item.freed = true, 0, nil
+			item.inFlight, item.missed, item.left = true, 0, nil
+			item.Awaited = q.forgo(item)
 			q.flying[item] = struct{}{}
 			item.Attempts++
 			q.mu.Unlock()
@@ -196,11 +199,11 @@ func (q *Queue) Done(item *Item) {
 }
 
 // Park says that a popped pod did not fit; with nobody having refused it, that
-// the try failed for another reason and is to be repeated after a back-off. A
-// nominated node is one that other pods were asked to leave for it: what they
-// leave elsewhere is no reason to try it before its back-off is over, or all who
-// wait would be tried whenever one pod is gone.
-func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin, nominated string) {
+// the try failed for another reason and is to be repeated after a back-off. While
+// it awaits others that were asked to leave for it, what else leaves a node is no
+// reason to try it before its back-off is over, or all who wait would be tried
+// whenever one pod is gone.
+func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin, awaits []types.UID) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	item.inFlight = false
@@ -218,33 +221,88 @@ func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin, nominated s
 	now := q.clock.Now()
 	item.readyAt = now.Add(min(firstBackoff<<min(item.Attempts-1, 8), lastBackoff))
 	item.due = item.readyAt
-	item.refusedBy, item.nominated = refusedBy, nominated
+	item.refusedBy = refusedBy
 	var kinds framework.EventKind
 	for _, plugin := range refusedBy {
 		kinds |= plugin.Events()
 	}
-	if kinds != 0 && kinds&item.missed == 0 {
+	q.await(item, awaits)
+	missed := item.missed & kinds
+	switch {
+	case kinds == 0:
+		metrics.Incoming(backoffQueue, attemptFailed)
+		heap.Push(q.later, item)
+	case missed == 0:
+		metrics.Incoming(unschedulableQueue, attemptFailed)
 		item.due = now.Add(parkedLimit)
 		item.parked = kinds
 		if q.parked[kinds] == nil {
 			q.parked[kinds] = map[*Item]struct{}{}
 		}
 		q.parked[kinds][item] = struct{}{}
-		metrics.Incoming(unschedulableQueue, attemptFailed)
-	} else {
+		heap.Push(q.later, item)
+	case missed == framework.PodRemoved && len(item.awaits) > 0:
 		metrics.Incoming(backoffQueue, attemptFailed)
-		_, freed := item.freed[nominated]
-		switch {
-		case kinds == 0:
-		case nominated == "" || freed || item.missed&kinds&^framework.PodRemoved != 0:
-			heap.Push(q.early, item)
-			q.notify()
-			return
-		default:
-			q.await(item)
+		heap.Push(q.later, item)
+	default:
+		metrics.Incoming(backoffQueue, attemptFailed)
+		heap.Push(q.early, item)
+	}
+	q.notify()
+}
+
+// await notes whom the item awaits of those that have not left meanwhile.
+func (q *Queue) await(item *Item, pods []types.UID) {
+	for _, uid := range pods {
+		if _, left := item.left[uid]; left {
+			continue
+		}
+		if item.awaits == nil {
+			item.awaits = map[types.UID]struct{}{}
+		}
+		item.awaits[uid] = struct{}{}
+		q.awaited[uid] = item
+	}
+}
+
+// forgo ends an item's waiting for other pods, and tells for which.
+func (q *Queue) forgo(item *Item) (pods []types.UID) {
+	for uid := range item.awaits {
+		pods = append(pods, uid)
+		if q.awaited[uid] == item {
+			delete(q.awaited, uid)
 		}
 	}
-	heap.Push(q.later, item)
+	item.awaits = nil
+	return pods
+}
+
+// Left says that a pod is gone from its node. Who awaited it, and nobody else, is
+// tried as soon as nobody else is to be.
+func (q *Queue) Left(uid types.UID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for item := range q.flying {
+		if item.left == nil {
+			item.left = map[types.UID]struct{}{}
+		}
+		item.left[uid] = struct{}{}
+	}
+	item := q.awaited[uid]
+	if item == nil {
+		return
+	}
+	delete(q.awaited, uid)
+	if delete(item.awaits, uid); len(item.awaits) > 0 || item.pile != q.later {
+		return
+	}
+	if !q.clock.Now().Before(item.readyAt) {
+		q.activate(item, framework.PodRemoved.String())
+		return
+	}
+	q.take(item)
+	item.due = item.readyAt
+	heap.Push(q.early, item)
 	q.notify()
 }
 
@@ -253,24 +311,8 @@ func (q *Queue) Park(item *Item, refusedBy []framework.FilterPlugin, nominated s
 func (q *Queue) Notify(event framework.Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	node := "" // that a pod left
-	if event.Kind&framework.PodRemoved != 0 && event.Pod != nil {
-		node = event.Pod.Spec.NodeName
-	}
 	for item := range q.flying {
 		item.missed |= event.Kind
-		if node == "" {
-			continue
-		}
-		if item.freed == nil {
-			item.freed = map[string]struct{}{}
-		}
-		item.freed[node] = struct{}{}
-	}
-	for item := range q.awaiting[node] {
-		q.take(item)
-		heap.Push(q.early, item)
-		q.notify()
 	}
 	now := q.clock.Now()
 	for kinds, items := range q.parked {
@@ -288,31 +330,13 @@ func (q *Queue) Notify(event framework.Event) {
 			metrics.Incoming(backoffQueue, event.Kind.String())
 			q.take(item)
 			item.due = item.readyAt
-			if item.nominated == "" || item.nominated == node {
-				heap.Push(q.early, item)
-			} else {
-				q.await(item)
+			if event.Kind == framework.PodRemoved && len(item.awaits) > 0 {
 				heap.Push(q.later, item)
+			} else {
+				heap.Push(q.early, item)
 			}
 			q.notify()
 		}
-	}
-}
-
-// await has a nominated item that backs off be told of pods that leave its node.
-func (q *Queue) await(item *Item) {
-	if item.nominated == "" {
-		return
-	}
-	if q.awaiting[item.nominated] == nil {
-		q.awaiting[item.nominated] = map[*Item]struct{}{}
-	}
-	q.awaiting[item.nominated][item] = struct{}{}
-}
-
-func (q *Queue) unawait(item *Item) {
-	if delete(q.awaiting[item.nominated], item); len(q.awaiting[item.nominated]) == 0 {
-		delete(q.awaiting, item.nominated)
 	}
 }
 
@@ -362,7 +386,6 @@ func (q *Queue) take(item *Item) {
 		heap.Remove(item.pile, item.index)
 	}
 	q.unpark(item)
-	q.unawait(item)
 }
 
 func (q *Queue) unpark(item *Item) {

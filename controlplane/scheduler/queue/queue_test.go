@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -65,7 +66,7 @@ func TestParkedWaitsForHelp(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
-	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}}, "")
+	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}}, nil)
 
 	clock.Step(time.Minute)
 	wantPop(t, q, "") // its back-off is over, but nothing helped
@@ -83,7 +84,7 @@ func TestHelpDuringTheTryIsNotMissed(t *testing.T) {
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
 	q.Notify(framework.Event{Kind: framework.PodRemoved})
-	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}}, "")
+	q.Park(item, []framework.FilterPlugin{plugins.NodeResourcesFit{}}, nil)
 	wantPop(t, q, "a") // though its back-off is not over: nobody else waits
 }
 
@@ -94,9 +95,9 @@ func TestBackoffGivesWayAndIsCutShort(t *testing.T) {
 		q.Add(pod(name, 0))
 	}
 	helped, notHelped, failed := wantPop(t, q, "helped"), wantPop(t, q, "not helped"), wantPop(t, q, "failed")
-	q.Park(helped, fit, "")
+	q.Park(helped, fit, nil)
 	q.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod("victim", 0)})
-	q.Park(failed, nil, "")
+	q.Park(failed, nil, nil)
 	q.Done(notHelped)
 	q.Add(pod("new", 0))
 	wantPop(t, q, "new")
@@ -106,61 +107,76 @@ func TestBackoffGivesWayAndIsCutShort(t *testing.T) {
 	wantPop(t, q, "failed")
 }
 
-func TestNominatedPodIsHurriedByItsNodeOnly(t *testing.T) {
+func TestWhoAwaitsOthersIsHurriedByThemOnly(t *testing.T) {
 	fit := []framework.FilterPlugin{plugins.NodeResourcesFit{}}
-	left := func(node string) framework.Event {
-		victim := pod("victim", 0)
-		victim.Spec.NodeName = node
-		return framework.Event{Kind: framework.PodRemoved, Pod: victim}
+	// What a scheduler tells of a pod that is gone.
+	left := func(names ...types.UID) func(*Queue) {
+		return func(q *Queue) {
+			for _, name := range names {
+				q.Left(name)
+				q.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod(string(name), 0)})
+			}
+		}
 	}
+	nothing := left()
 	for _, c := range []struct {
 		name            string
-		during, after   []framework.Event
+		during, after   func(*Queue)
 		hurried, parked bool
 	}{
-		{name: "nothing happens", parked: true},
-		{name: "its node, during the try", during: []framework.Event{left("mine")}, hurried: true},
-		{name: "another node, during the try", during: []framework.Event{left("other")}},
-		{name: "another node, then its own", during: []framework.Event{left("other")}, after: []framework.Event{left("mine")}, hurried: true},
-		{name: "its node, when parked", after: []framework.Event{left("mine")}, hurried: true},
-		{name: "another node, when parked", after: []framework.Event{left("other")}},
-		{name: "another node, then its own, when parked", after: []framework.Event{left("other"), left("mine")}, hurried: true},
-		{name: "no node is known", after: []framework.Event{{Kind: framework.PodRemoved}}},
-		{name: "a node has more room", during: []framework.Event{{Kind: framework.NodeAllocatableChanged}}, hurried: true},
+		{name: "nothing happens", during: nothing, after: nothing, parked: true},
+		{name: "all leave during the try", during: left("one", "two"), after: nothing, hurried: true},
+		{name: "one leaves during the try", during: left("one"), after: nothing},
+		{name: "one leaves during the try, the other then", during: left("one"), after: left("two"), hurried: true},
+		{name: "another leaves during the try", during: left("other"), after: nothing},
+		{name: "another leaves during the try, all then", during: left("other"), after: left("one", "two"), hurried: true},
+		{name: "all leave then", during: nothing, after: left("one", "two"), hurried: true},
+		{name: "one leaves then", during: nothing, after: left("one")},
+		{name: "another leaves then", during: nothing, after: left("other")},
+		{name: "another leaves then, and all", during: nothing, after: left("other", "one", "two"), hurried: true},
+		{name: "a node has more room", during: nothing, hurried: true, after: func(q *Queue) {
+			q.Notify(framework.Event{Kind: framework.NodeAllocatableChanged})
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			q, clock := newQueue()
 			q.Add(pod("a", 0))
 			item := wantPop(t, q, "a")
-			for _, event := range c.during {
-				q.Notify(event)
-			}
-			q.Park(item, fit, "mine")
-			for _, event := range c.after {
-				q.Notify(event)
-			}
-			if c.hurried {
-				wantPop(t, q, "a")
-			} else {
+			c.during(q)
+			q.Park(item, fit, []types.UID{"one", "two"})
+			c.after(q)
+			if !c.hurried {
 				wantPop(t, q, "")
 				clock.Step(firstBackoff)
-				if c.parked {
-					wantPop(t, q, "")
-				} else {
-					wantPop(t, q, "a")
-				}
 			}
-			if len(q.awaiting) > 0 {
-				t.Errorf("nodes still watched for it: %v", q.awaiting)
+			if c.parked {
+				wantPop(t, q, "")
+				q.Delete("a")
+			} else {
+				wantPop(t, q, "a")
+			}
+			if len(q.awaited) > 0 {
+				t.Errorf("still awaited: %v", q.awaited)
 			}
 		})
+	}
+}
+
+func TestWhomAPodAwaitsIsToldWhenItIsPopped(t *testing.T) {
+	q, clock := newQueue()
+	q.Add(pod("a", 0))
+	q.Park(wantPop(t, q, "a"), nil, []types.UID{"one", "two"})
+	q.Left("one")
+	clock.Step(firstBackoff)
+	if item := wantPop(t, q, "a"); !slices.Equal(item.Awaited, []types.UID{"two"}) {
+		t.Errorf("awaits %v", item.Awaited)
 	}
 }
 
 func TestParkedPodIsTriedAfterALongWhile(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
-	q.Park(wantPop(t, q, "a"), []framework.FilterPlugin{plugins.NodeResourcesFit{}}, "")
+	q.Park(wantPop(t, q, "a"), []framework.FilterPlugin{plugins.NodeResourcesFit{}}, nil)
 	clock.Step(parkedLimit)
 	wantPop(t, q, "a")
 }
@@ -169,7 +185,7 @@ func TestBackoffGrowsAndEnds(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
 	for _, wait := range []time.Duration{1, 2, 4, 8, 10, 10} {
-		q.Park(wantPop(t, q, "a"), nil, "")
+		q.Park(wantPop(t, q, "a"), nil, nil)
 		clock.Step(wait*time.Second - time.Millisecond)
 		wantPop(t, q, "")
 		clock.Step(time.Millisecond)
@@ -181,7 +197,7 @@ func TestDeletedInFlightDoesNotComeBack(t *testing.T) {
 	q.Add(pod("a", 0))
 	item := wantPop(t, q, "a")
 	q.Delete("a")
-	q.Park(item, nil, "")
+	q.Park(item, nil, nil)
 	clock.Step(time.Hour)
 	wantPop(t, q, "")
 	if n := q.Len(); n != 0 {
@@ -206,7 +222,7 @@ func TestOnlyPodsThatAnEventHelpsAreTriedAgain(t *testing.T) {
 		q.Add(pod(name, 0))
 	}
 	for _, refusedBy := range []framework.FilterPlugin{plugins.NodeResourcesFit{}, plugins.NodeAffinity{}, plugins.NodePorts{}} {
-		q.Park(pop(t, q), []framework.FilterPlugin{refusedBy}, "")
+		q.Park(pop(t, q), []framework.FilterPlugin{refusedBy}, nil)
 	}
 	clock.Step(time.Minute)
 	q.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod("without ports", 0)})
@@ -223,7 +239,7 @@ func TestOnlyPodsThatAnEventHelpsAreTriedAgain(t *testing.T) {
 func TestDeletedWhileBackingOffDoesNotComeBack(t *testing.T) {
 	q, clock := newQueue()
 	q.Add(pod("a", 0))
-	q.Park(wantPop(t, q, "a"), nil, "")
+	q.Park(wantPop(t, q, "a"), nil, nil)
 	q.Delete("a")
 	clock.Step(time.Hour)
 	wantPop(t, q, "")

@@ -27,8 +27,12 @@ const (
 const startGCPercent = 50
 
 // startUp is how long the work of starting counts, which says nothing of the
-// work to come.
-const startUp = 30 * time.Second
+// work to come, unless startBytes are allocated before: that is twice what the
+// start of a control plane of a small cluster takes, so it is at work already.
+const (
+	startUp    = 30 * time.Second
+	startBytes = 1 << 30
+)
 
 // settleEvery is how often memory is given back at most.
 const settleEvery = time.Minute
@@ -58,6 +62,7 @@ func paceGC(ctx context.Context) {
 		case <-tick.C:
 		}
 		allocated, live := read()
+		starting = starting && allocated < startBytes
 		headroom = nextHeadroom(headroom, allocated-last, live)
 		last = allocated
 		// Setting it stops all for a moment: small changes are not worth it.

@@ -9,12 +9,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
 )
@@ -22,8 +25,9 @@ import (
 // history is every change of the namespace's pods and of what makes them, as
 // watches saw them.
 type history struct {
-	mu  sync.Mutex
-	all []watch.Event
+	mu      sync.Mutex
+	all     []watch.Event
+	created chan struct{} // has one while a pod was created that nobody waited for
 }
 
 // events are the changes so far, in the order in which they were made: one store
@@ -39,11 +43,10 @@ func (h *history) events(t *testing.T) []watch.Event {
 }
 
 // record watches pods and their makers from a version on, until the test ends. A
-// watch that ends before fails the test: there would be a hole.
+// watch that the server ends, as it does with a slow client's, goes on where it was.
 func (c *crashes) record(from string) *history {
-	h := &history{}
+	h := &history{created: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
-	options := metav1.ListOptions{ResourceVersion: from, TimeoutSeconds: ptr.To[int64](3600)}
 	var watches sync.WaitGroup
 	for _, watched := range []interface {
 		Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
@@ -51,26 +54,56 @@ func (c *crashes) record(from string) *history {
 		c.Client.CoreV1().Pods(c.namespace), c.Client.AppsV1().Deployments(c.namespace),
 		c.Client.AppsV1().ReplicaSets(c.namespace), c.Client.BatchV1().Jobs(c.namespace),
 	} {
-		changes := must(watched.Watch(ctx, options))(c.t)
 		watches.Go(func() {
-			for event := range changes.ResultChan() {
-				if event.Type == watch.Error {
-					if ctx.Err() == nil {
-						c.t.Errorf("the watch ends: %v", event)
-					}
+			for last := from; ctx.Err() == nil; {
+				changes, err := watched.Watch(ctx, metav1.ListOptions{ResourceVersion: last, TimeoutSeconds: ptr.To[int64](3600)})
+				switch {
+				case err != nil && (apierrors.IsGone(err) || apierrors.IsResourceExpired(err)):
+					c.t.Errorf("the watch cannot go on, and there is a hole: %v", err)
 					return
+				case err != nil:
+					time.Sleep(50 * time.Millisecond)
+					continue
 				}
-				h.mu.Lock()
-				h.all = append(h.all, event)
-				h.mu.Unlock()
-			}
-			if ctx.Err() == nil {
-				c.t.Error("the watch has ended")
+				for event := range changes.ResultChan() {
+					if event.Type == watch.Error {
+						if ctx.Err() == nil {
+							c.t.Errorf("the watch ends, and there is a hole: %v", event)
+						}
+						return
+					}
+					last = event.Object.(metav1.Object).GetResourceVersion()
+					h.add(event)
+				}
 			}
 		})
 	}
 	c.t.Cleanup(func() { cancel(); watches.Wait() })
 	return h
+}
+
+func (h *history) add(event watch.Event) {
+	h.mu.Lock()
+	h.all = append(h.all, event)
+	h.mu.Unlock()
+	if _, ok := event.Object.(*corev1.Pod); ok && event.Type == watch.Added {
+		select {
+		case h.created <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// awaitCreation returns when the next pod is created, or after a while without.
+func (h *history) awaitCreation() {
+	select {
+	case <-h.created:
+	default:
+	}
+	select {
+	case <-h.created:
+	case <-time.After(time.Second):
+	}
 }
 
 // judge goes through the history and says what must not have been:
@@ -84,10 +117,14 @@ func (c *crashes) record(from string) *history {
 //   - a pod of a StatefulSet before those of lower ordinals were ready, or a second
 //     one of an ordinal;
 //   - two pods at work on one index of a Job, or one more for an index that is done;
+//   - more pods of a Job at work than its parallelism, or more at work and done
+//     than its completions;
+//   - a pod removed from the API while it runs, so that its successor runs beside it;
 //   - two Jobs for one time of a CronJob.
 func judge(events []watch.Event, healthy int) (faults []string) {
 	pods := map[types.UID]*corev1.Pod{}
-	done := map[string]bool{} // indexes of jobs that a pod has completed
+	done := map[string]bool{}                     // indexes of jobs that a pod has completed
+	succeeded := map[string]sets.Set[types.UID]{} // pods by job
 	rollouts, crons := rollouts{}, crons{}
 	for n, event := range events {
 		object := event.Object.(metav1.Object)
@@ -115,15 +152,26 @@ func judge(events []watch.Event, healthy int) (faults []string) {
 				judgeOrdinal(pods, pod, fault)
 			}
 		}
+		atOnce := event.Type == watch.Deleted || pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 0) == 0
+		if former := pods[pod.UID]; atOnce && former != nil && former.Spec.NodeName != "" && isLive(former) {
+			fault("it is removed while it may run on %s", former.Spec.NodeName)
+		}
 		if event.Type == watch.Deleted {
 			delete(pods, pod.UID)
 		} else {
 			pods[pod.UID] = pod
 		}
+		job := pod.Labels[batchv1.JobNameLabel]
 		if app == "job" && pod.Status.Phase == corev1.PodSucceeded {
-			done[index] = true
+			if hasIndex(pod) {
+				done[index] = true
+			}
+			if succeeded[job] == nil {
+				succeeded[job] = sets.Set[types.UID]{}
+			}
+			succeeded[job].Insert(pod.UID)
 		}
-		live, available, same := 0, 0, 0
+		live, available, same, mates := 0, 0, 0, 0
 		for _, other := range pods {
 			if other.Labels["app"] != app || !isLive(other) {
 				continue
@@ -132,12 +180,21 @@ func judge(events []watch.Event, healthy int) (faults []string) {
 			if isReady(other) {
 				available++
 			}
-			if app == "job" && indexOf(other) == index || app == "agent" && nodeOf(other) == nodeOf(pod) {
+			if app == "job" && other.Labels[batchv1.JobNameLabel] == job {
+				mates++
+			}
+			if app == "job" && hasIndex(pod) && indexOf(other) == index || app == "agent" && nodeOf(other) == nodeOf(pod) {
 				same++
 			}
 		}
 		if rollout := rollouts[app]; rollout != nil {
 			rollout.pods(live, available, fault)
+		}
+		if app == "job" && mates > jobParallelism {
+			fault("%d pods of %s work at once, and %d are the most", mates, job, jobParallelism)
+		}
+		if finished := len(succeeded[job]); app == "job" && mates+finished > jobCompletions {
+			fault("%d pods of %s work, %d are done, and %d are wanted", mates, job, finished, jobCompletions)
 		}
 		switch {
 		case app == "guarded" && n >= healthy && available < guardedAvailable:
@@ -163,7 +220,7 @@ func account(events []watch.Event) string {
 		case *appsv1.ReplicaSet:
 			fmt.Fprintf(&lines, " size %d observed %d replicas %d available %d", *o.Spec.Replicas, o.Status.ObservedGeneration, o.Status.Replicas, o.Status.AvailableReplicas)
 		case *corev1.Pod:
-			fmt.Fprintf(&lines, " on %s live %t ready %t", o.Spec.NodeName, isLive(o), isReady(o))
+			fmt.Fprintf(&lines, " on %s %s live %t ready %t", o.Spec.NodeName, o.Status.Phase, isLive(o), isReady(o))
 		}
 		lines.WriteByte('\n')
 	}
@@ -203,6 +260,12 @@ func isReady(p *corev1.Pod) bool {
 	})
 }
 
+// hasIndex says whether a pod is for one index of its job.
+func hasIndex(p *corev1.Pod) bool {
+	_, ok := p.Annotations[batchv1.JobCompletionIndexAnnotation]
+	return ok
+}
+
 // indexOf names the index that a job's pod works on.
 func indexOf(p *corev1.Pod) string {
 	return p.Labels[batchv1.JobNameLabel] + "/" + p.Annotations[batchv1.JobCompletionIndexAnnotation]
@@ -239,6 +302,20 @@ func TestJudge(t *testing.T) {
 	on := func(node string, p *corev1.Pod) *corev1.Pod {
 		p.Spec.NodeName = node
 		return p
+	}
+	work := func(n int, phase corev1.PodPhase) (mates []*corev1.Pod) {
+		for i := range n {
+			p := pod("job", fmt.Sprint(phase, i), phase)
+			p.Labels[batchv1.JobNameLabel] = "j"
+			mates = append(mates, p)
+		}
+		return mates
+	}
+	removed := func(p *corev1.Pod) watch.Event { return watch.Event{Type: watch.Deleted, Object: p} }
+	ending := func(p *corev1.Pod, seconds int64) watch.Event {
+		p = p.DeepCopy()
+		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = new(metav1.Now()), &seconds
+		return watch.Event{Type: watch.Modified, Object: p}
 	}
 	added := func(pods ...*corev1.Pod) (events []watch.Event) {
 		for _, p := range pods {
@@ -280,6 +357,7 @@ func TestJudge(t *testing.T) {
 		}
 		return all
 	}
+	running, waiting := pod("db", "db-0", corev1.PodRunning), pod("db", "db-0", corev1.PodPending)
 	var full []*corev1.Pod
 	for i := range 5 {
 		full = append(full, pod("web", fmt.Sprint("web", i), corev1.PodRunning))
@@ -308,6 +386,15 @@ func TestJudge(t *testing.T) {
 		"budget":         {added(pod("guarded", "a", corev1.PodRunning)), 0, "the budget asks for 2"},
 		"in order":       {added(pod("db", "db-0", corev1.PodRunning), pod("db", "db-1", corev1.PodPending)), 0, ""},
 		"out of order":   {added(pod("db", "db-0", corev1.PodPending), pod("db", "db-1", corev1.PodPending)), 0, "ordinal 0 is not ready"},
+		"second of one":  {added(pod("db", "db-0-x", corev1.PodRunning), pod("db", "db-0-y", corev1.PodPending)), 0, "a second pod of ordinal 0"},
+		"unannounced":    {then(added(on("n", running)), removed(running)), 0, "removed while it may run on n"},
+		"gracefully":     {then(added(on("n", running)), ending(running, 30), ending(running, 0), removed(running)), 0, ""},
+		"by force":       {then(added(on("n", running)), ending(running, 0), removed(running)), 0, "removed while it may run on n"},
+		"never started":  {then(added(waiting), removed(waiting)), 0, ""},
+		"parallel":       {added(work(jobParallelism, corev1.PodPending)...), 0, ""},
+		"too parallel":   {added(work(jobParallelism+1, corev1.PodPending)...), 0, "4 pods of j work at once, and 3 are the most"},
+		"all but done":   {then(added(work(3, corev1.PodSucceeded)...), added(work(2, corev1.PodPending)...)), 0, ""},
+		"one too many":   {then(added(work(3, corev1.PodSucceeded)...), added(work(3, corev1.PodPending)...)), 0, "3 pods of j work, 3 are done, and 5 are wanted"},
 		"two daemons":    {added(on("n", pod("agent", "a", corev1.PodPending)), on("n", pod("agent", "b", corev1.PodPending))), 0, "2 pods of the daemon set on node n"},
 		"indexes":        {added(of("0", pod("job", "a", corev1.PodPending)), of("1", pod("job", "b", corev1.PodPending))), 0, ""},
 		"index twice":    {added(of("0", pod("job", "a", corev1.PodPending)), of("0", pod("job", "b", corev1.PodPending))), 0, "2 pods work on index j/0"},

@@ -57,18 +57,21 @@ func object(t *testing.T, text string) *unstructured.Unstructured {
 // The error that check gives with false is why it is not true yet.
 func eventually(t *testing.T, what string, check func(ctx context.Context) (bool, error)) {
 	t.Helper()
-	const patience = 90 * time.Second
+	const patience = 4 * time.Minute
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	var err error
+	var last error // of a check that had the time to end
 	for {
-		var ok bool
-		if ok, err = check(ctx); ok {
+		ok, err := check(ctx)
+		if ok {
 			return
+		}
+		if ctx.Err() == nil {
+			last = err
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s: not within %s (last error: %v)", what, patience, err)
+			t.Fatalf("%s: not within %s (last error: %v)", what, patience, last)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -8,27 +8,34 @@ import (
 	"time"
 )
 
+// takeAll has n take a turn each, for as long as long says, and tells how many had
+// one at the same time at most.
+func takeAll(t *testing.T, turns *turns, n int, long time.Duration) (most int) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	now := 0
+	for range n {
+		wg.Go(func() {
+			defer turns.take(t.Context())()
+			mu.Lock()
+			now++
+			most = max(most, now)
+			mu.Unlock()
+			time.Sleep(long)
+			mu.Lock()
+			now--
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return most
+}
+
 func TestTurnsBoundWhatIsDoneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// Together they wait for much longer than anybody's patience.
 		turns := &turns{slots: 3, patience: 10 * time.Second}
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		now, most := 0, 0
-		for range 50 {
-			wg.Go(func() {
-				defer turns.take(t.Context())()
-				mu.Lock()
-				now++
-				most = max(most, now)
-				mu.Unlock()
-				time.Sleep(6 * time.Second)
-				mu.Lock()
-				now--
-				mu.Unlock()
-			})
-		}
-		wg.Wait()
+		most := takeAll(t, turns, 50, 6 * time.Second)
 		if most != 3 {
 			t.Errorf("%d at a time, want 3", most)
 		}
@@ -43,23 +50,7 @@ func TestTurnsThatNobodyGivesBackHoldNobodyForEver(t *testing.T) {
 		turns := &turns{slots: 2, patience: 10 * time.Second}
 		hung := []func(){turns.take(t.Context()), turns.take(t.Context())}
 		began := time.Now()
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		now, most := 0, 0
-		for range 20 {
-			wg.Go(func() {
-				defer turns.take(t.Context())()
-				mu.Lock()
-				now++
-				most = max(most, now)
-				mu.Unlock()
-				time.Sleep(time.Second)
-				mu.Lock()
-				now--
-				mu.Unlock()
-			})
-		}
-		wg.Wait()
+		most := takeAll(t, turns, 20, time.Second)
 		if took := time.Since(began); took != turns.patience+10*time.Second || most != 2 {
 			t.Errorf("took %v, %d at a time; want 20s, 2", took, most)
 		}

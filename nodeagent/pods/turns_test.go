@@ -35,7 +35,7 @@ func TestTurnsBoundWhatIsDoneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// Together they wait for much longer than anybody's patience.
 		turns := &turns{slots: 3, patience: 10 * time.Second}
-		most := takeAll(t, turns, 50, 6 * time.Second)
+		most := takeAll(t, turns, 50, 6*time.Second)
 		if most != 3 {
 			t.Errorf("%d at a time, want 3", most)
 		}

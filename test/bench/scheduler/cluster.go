@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -26,13 +28,15 @@ import (
 // workers is how many connections the pods are made over at once.
 const workers = 16
 
-// bench is one size of cluster: its etcd, its API server, its nodes.
+// bench is one size of cluster: its etcd, its API server and controllers, its nodes.
 type bench struct {
 	nodes, pods  int
 	controlplane string // our program
 	host         *host.Host
-	etcd, server *host.Process
+	etcd         *host.Process
+	servers      []*host.Process        // the API server, then what else serves the cluster
 	clients      []kubernetes.Interface // of an administrator, a connection each
+	rest         func()                 // ends the nodes' heartbeats
 }
 
 // newBench starts etcd and an API server below dir, and makes the nodes.
@@ -50,7 +54,7 @@ func newBench(ctx context.Context, dir, controlplane string, nodes, pods int) (b
 	if b.etcd, err = b.host.Start(b.host.Etcd(controlplane)); err != nil {
 		return nil, err
 	}
-	if err := b.serve(ctx, "apiserver"); err != nil {
+	if err := b.start(ctx, "apiserver"); err != nil {
 		return nil, err
 	}
 	config, err := fixture.Certificate(b.host.Keys, b.host.Ports[0], "admin", "system:masters")
@@ -69,21 +73,76 @@ func newBench(ctx context.Context, dir, controlplane string, nodes, pods int) (b
 	return b, b.prepare(ctx)
 }
 
-// serve has command of our program be the API server from now on.
-func (b *bench) serve(ctx context.Context, command string) error {
-	if b.server != nil {
-		b.server.Stop()
-		b.server = nil
+// warm is how long a control plane is left alone after its start: controllers fill
+// their caches, and the server collects garbage as it does when it starts.
+const warm = 35 * time.Second
+
+// serve starts the control plane anew, as one contestant needs it, and has it warm.
+func (b *bench) serve(ctx context.Context, one contestant) error {
+	b.halt()
+	if one.command == nil {
+		if err := b.start(ctx, "run"); err != nil {
+			return err
+		}
+	} else {
+		if err := b.start(ctx, "apiserver"); err != nil {
+			return err
+		}
+		kubeconfig, err := b.kubeconfig("controllers", user.KubeControllerManager)
+		if err != nil {
+			return err
+		}
+		command, err := b.host.Configured(b.controlplane, "controllers", b.host.Config)
+		if err == nil {
+			command.Args = append(command.Args, "--kubeconfig", kubeconfig)
+		}
+		controllers, err := b.host.Start(command, err)
+		if err != nil {
+			return err
+		}
+		b.servers = append(b.servers, controllers)
 	}
+	beating, stop := context.WithCancel(ctx)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		b.beat(beating)
+	}()
+	b.rest = func() {
+		stop()
+		<-stopped
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(warm):
+		return nil
+	}
+}
+
+// start has command of our program be the API server.
+func (b *bench) start(ctx context.Context, command string) error {
 	process, err := b.host.Start(b.host.Configured(b.controlplane, command, b.host.Config))
 	if err != nil {
 		return err
 	}
-	b.server = process
+	b.servers = append(b.servers, process)
 	if err := b.host.AwaitReady(ctx, process); err != nil {
 		return explain(err, process)
 	}
 	return nil
+}
+
+// halt ends the control plane but for etcd.
+func (b *bench) halt() {
+	if b.rest != nil {
+		b.rest()
+		b.rest = nil
+	}
+	for _, process := range slices.Backward(b.servers) {
+		process.Stop()
+	}
+	b.servers = nil
 }
 
 // explain adds the end of a process's log to err.
@@ -96,10 +155,9 @@ func explain(err error, process *host.Process) error {
 }
 
 func (b *bench) stop() {
-	for _, process := range []*host.Process{b.server, b.etcd} {
-		if process != nil {
-			process.Stop()
-		}
+	b.halt()
+	if b.etcd != nil {
+		b.etcd.Stop()
 	}
 }
 
@@ -140,8 +198,8 @@ func (b *bench) prepare(ctx context.Context) error {
 // and often enough for the controllers.
 const heartbeat = 30 * time.Second
 
-// beat renews the nodes' leases until ctx ends, evenly spread over the time. With
-// controllers beside the scheduler, the nodes would be taken for dead otherwise.
+// beat renews the nodes' leases until ctx ends, evenly spread over the time. The
+// controllers would take the nodes for dead otherwise.
 // A renewal that fails is made good by the next.
 func (b *bench) beat(ctx context.Context) {
 	var group sync.WaitGroup
@@ -258,6 +316,16 @@ func (b *bench) fill(ctx context.Context) error {
 		}
 		if _, err := client.CoreV1().Pods(fillers).Create(ctx, b.filler(i), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create filler: %w", err)
+		}
+		return nil
+	})
+}
+
+// empty removes the fillers.
+func (b *bench) empty(ctx context.Context) error {
+	return b.each(ctx, b.nodes*b.fillersPerNode(), func(ctx context.Context, client kubernetes.Interface, i int) error {
+		if err := client.CoreV1().Pods(fillers).Delete(ctx, podName(i), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete filler: %w", err)
 		}
 		return nil
 	})

@@ -27,11 +27,11 @@ func report(w io.Writer, results []result) error {
 		alone         bool // says nothing of the one in the API server's process
 		of            func(result) float64
 	}{
-		{"pods bound per second, of pods that wait", "%.0f", true, false, func(r result) float64 { return r.drain }},
+		{"pods bound per second, of pods that wait", "%.0f", true, true, func(r result) float64 { return r.drain }},
 		{"pods made and bound per second", "%.0f", true, false, func(r result) float64 { return r.stream }},
 		{"CPU ms of the scheduler for each pod", "%.2f", false, true, func(r result) float64 { return perPod(r, r.scheduler.Seconds()) }},
 		{"CPU ms of all servers for each pod", "%.2f", false, false, func(r result) float64 {
-			return perPod(r, (r.scheduler + r.server + r.etcd).Seconds())
+			return perPod(r, (r.scheduler + r.servers + r.etcd).Seconds())
 		}},
 		{"of that etcd", "%.2f", false, false, func(r result) float64 { return perPod(r, r.etcd.Seconds()) }},
 		{"ms from the request to the decision, median", "%.0f", false, false, func(r result) float64 { return r.p50.Seconds() * 1e3 }},

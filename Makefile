@@ -112,9 +112,9 @@ bench-proxy: ## measure the service proxy beside stock kube-proxy (Linux, root, 
 bench-failover: ## kill the leading scheduler or controllers, time until a new Deployment's pod is bound; KILLS=20
 	$(GO) test -count=1 -timeout 30m -run '^$$' -bench Failover -benchtime $(or $(KILLS),20)x ./test/failover/
 
-conformance: ## Kubernetes' own conformance suite on lab hosts (Linux, root); FOCUS=… SKIP=… PROCS=…
+conformance: ## Kubernetes' own conformance suite on lab hosts (Linux, root); FOCUS=… SKIP=… LABELS=… PROCS=…
 	@$(MAKE) --no-print-directory deps build
-	@cd test/conformance && $(GO) run ./run -procs '$(or $(PROCS),4)' -focus '$(FOCUS)' -skip '$(SKIP)' -docs ../../docs/conformance.md
+	@cd test/conformance && $(GO) run ./run -procs '$(or $(PROCS),4)' -labels '$(or $(LABELS),Conformance)' -focus '$(FOCUS)' -skip '$(SKIP)' -docs ../../docs/conformance.md
 
 clean: ## remove everything built
 	rm -rf bin .cache bundle/payload/files/amd64 bundle/payload/files/arm64

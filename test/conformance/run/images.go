@@ -37,8 +37,9 @@ type file struct {
 	mode fs.FileMode
 }
 
-// imageList is every image that a conformance test names. modules is the
-// directory of k8s.io/kubernetes.
+// imageList is every image that a conformance test names, and those for tests
+// beyond conformance that need no registry. kubernetes is the directory of
+// k8s.io/kubernetes, pause the program of that name.
 func imageList(o options, kubernetes, pause string) []image {
 	source := func(path string) string { return filepath.Join(kubernetes, "test/images", path) }
 	agnhost := []file{
@@ -82,6 +83,8 @@ func imageList(o options, kubernetes, pause string) []image {
 				{to: "var/lib/nginx", mode: fs.ModeDir | 0o755},
 			},
 			cmd: []string{"nginx", "-g", "daemon off;"}},
+		{archive: "regression-issue-74839", names: []string{registry + "regression-issue-74839:1.4"}, entrypoint: []string{"/regression-issue-74839"},
+			put: []file{{to: "regression-issue-74839", from: o.program("regression-issue-74839"), mode: 0o755}}},
 		{archive: "sample-apiserver", names: []string{registry + "sample-apiserver:1.29.2"}, entrypoint: []string{"/sample-apiserver"},
 			put: []file{{to: "sample-apiserver", from: o.program("sample-apiserver"), mode: 0o755}}},
 		{archive: "etcd", names: []string{"registry.k8s.io/etcd:3.6.8-0"},

@@ -22,7 +22,7 @@ type options struct {
 	inventory, kubeconfig string
 	lab                   string
 	workers               int
-	focus, skip           string
+	labels, focus, skip   string
 	procs                 int
 	timeout               time.Duration
 	serial, keep          bool
@@ -40,6 +40,7 @@ func main() {
 	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "administrator's kubeconfig of that cluster")
 	flag.StringVar(&o.lab, "lab", "", "name of the lab that -inventory belongs to: the tests run in its network, where pods can be reached")
 	flag.IntVar(&o.workers, "workers", 2, "workers of the lab, beside one control plane")
+	flag.StringVar(&o.labels, "labels", conformance, "ginkgo's label filter: which tests to choose from; what is not conformance is kept beside and never written into -docs")
 	flag.StringVar(&o.focus, "focus", "", "regular expression: run only tests whose names match")
 	flag.StringVar(&o.skip, "skip", "", "regular expression: leave out tests whose names match")
 	flag.IntVar(&o.procs, "procs", 4, "tests at a time")
@@ -59,9 +60,15 @@ func main() {
 	}
 }
 
+// conformance is the label of the tests that the suite's name stands for.
+const conformance = "Conformance"
+
 // command is how a user has the same tests run.
 func (o options) command() string {
 	command := "make conformance"
+	if o.labels != conformance {
+		command += " LABELS='" + o.labels + "'"
+	}
 	if o.focus != "" {
 		command += " FOCUS='" + o.focus + "'"
 	}
@@ -85,7 +92,11 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("resolve cache: %w", err)
 	}
 	exceptions := filepath.Join(o.root, "test/conformance/exceptions.yaml")
-	results, err := openResults(filepath.Join(o.cache, "results.json"))
+	kept := "results.json"
+	if o.labels != conformance {
+		kept, o.docs = "beyond.json", "" // the document counts conformance tests
+	}
+	results, err := openResults(filepath.Join(o.cache, kept))
 	if err != nil {
 		return err
 	}
@@ -136,9 +147,9 @@ func run(ctx context.Context, o options) (err error) {
 		}()
 	}
 	reports := filepath.Join(o.cache, "reports", time.Now().UTC().Format("20060102T150405Z"))
-	parts := []part{{name: "parallel", labels: "Conformance && !Serial", procs: o.procs}}
+	parts := []part{{name: "parallel", labels: "(" + o.labels + ") && !Serial", procs: o.procs}}
 	if o.serial {
-		parts = append(parts, part{name: "serial", labels: "Conformance && Serial", procs: 1})
+		parts = append(parts, part{name: "serial", labels: "(" + o.labels + ") && Serial", procs: 1})
 	}
 	version, err := commit(ctx, o)
 	if err != nil {

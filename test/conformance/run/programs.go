@@ -24,6 +24,7 @@ var programs = []program{
 	{name: "kubectl", pkg: "k8s.io/kubernetes/cmd/kubectl"},
 	{name: "agnhost", pkg: "k8s.io/kubernetes/test/images/agnhost"},
 	{name: "nnp", pkg: "k8s.io/kubernetes/test/images/nonewprivs"},
+	{name: "regression-issue-74839", pkg: "k8s.io/kubernetes/test/images/regression-issue-74839"},
 	{name: "sample-apiserver", pkg: "k8s.io/sample-apiserver"},
 	{name: "etcd", pkg: "go.etcd.io/etcd/server/v3"},
 }

@@ -100,7 +100,7 @@ func readReport(path string) (found map[string]result, suite map[string]int, err
 			if spec.LeafNodeType != types.NodeTypeIt {
 				continue
 			}
-			if slices.Contains(spec.LeafNodeLabels, "Conformance") {
+			if slices.Contains(spec.LeafNodeLabels, conformance) {
 				suite[sigOf(spec.FullText())]++
 			}
 			if spec.NumAttempts > 0 && !cutShort(spec) {

@@ -192,8 +192,8 @@ func TestImageList(t *testing.T) {
 			}
 		}
 	}
-	if len(names) != 13 {
-		t.Errorf("%d names, want 13", len(names))
+	if len(names) != 14 {
+		t.Errorf("%d names, want 14", len(names))
 	}
 }
 
@@ -236,6 +236,18 @@ func TestImageArchive(t *testing.T) {
 		a.ServeHTTP(got, httptest.NewRequest("GET", path, nil))
 		if got.Code != want.code || got.Body.String() != want.body || got.Header().Get("Content-Type") != want.kind {
 			t.Errorf("%s: %d %q %s, want %v", path, got.Code, got.Body, got.Header().Get("Content-Type"), want)
+		}
+	}
+}
+
+func TestCommand(t *testing.T) {
+	for want, o := range map[string]options{
+		"make conformance PROCS=4": {labels: conformance, procs: 4},
+		"make conformance LABELS='sig-apps && !Conformance' FOCUS='Job' SKIP='Slow' PROCS=2": {
+			labels: "sig-apps && !Conformance", focus: "Job", skip: "Slow", procs: 2},
+	} {
+		if got := o.command(); got != want {
+			t.Errorf("command %s, want %s", got, want)
 		}
 	}
 }

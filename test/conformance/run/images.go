@@ -45,7 +45,8 @@ func imageList(o options, kubernetes, pause string) []image {
 	agnhost := []file{
 		{to: "agnhost", from: o.program("agnhost"), mode: 0o755},
 		{to: "agnhost-2", link: "agnhost"},
-		{to: "usr/bin/nc", link: "nc.openbsd"}, // what Debian's alternatives would set
+		{to: "usr/bin/nc", link: "nc.openbsd"},                                     // what Debian's alternatives would set
+		{to: "usr/bin/printenv", text: "#!/bin/sh\necho \"${!1}\"\n", mode: 0o755}, // Debian's busybox has none; sh is bash
 		{to: "coredns", from: filepath.Join(o.root, ".cache/bundle", arch, "coredns"), mode: 0o755},
 		{to: "localhost.crt", from: source("agnhost/porter/localhost.crt"), mode: 0o644},
 		{to: "localhost.key", from: source("agnhost/porter/localhost.key"), mode: 0o644},

@@ -2,6 +2,7 @@ package quota
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -15,16 +16,14 @@ import (
 // lister lists objects for who adds them up; nil where nobody does. Other
 // kinds are counted by the library's evaluator as they are met.
 func NewConfiguration(lister quota.ListerForResourceFunc) quota.Configuration {
-	core := func(resource string) schema.GroupVersionResource {
-		return corev1.SchemeGroupVersion.WithResource(resource)
-	}
 	list := func(resource string) generic.ListFuncByNamespace {
-		return generic.ListResourceUsingListerFunc(lister, core(resource))
+		return generic.ListResourceUsingListerFunc(lister, corev1.SchemeGroupVersion.WithResource(resource))
 	}
 	evaluators := []quota.Evaluator{
 		newPodEvaluator(list("pods"), clock.RealClock{}),
 		newServiceEvaluator(list("services")),
 		newClaimEvaluator(list("persistentvolumeclaims")),
+		newDeviceEvaluator(generic.ListResourceUsingListerFunc(lister, resourcev1.SchemeGroupVersion.WithResource(deviceClaims.Resource))),
 	}
 	// These have a name of their own beside count/<resource>.
 	for _, name := range []corev1.ResourceName{

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -18,7 +19,7 @@ import (
 func evaluatorOf(t *testing.T, resource string) quota.Evaluator {
 	t.Helper()
 	for _, e := range NewConfiguration(nil).Evaluators() {
-		if e.GroupResource() == corev1.Resource(resource) {
+		if e.GroupResource().Resource == resource {
 			return e
 		}
 	}
@@ -48,6 +49,14 @@ func pod(requests, limits string) *corev1.Pod {
 	return &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{
 		Name: "c", Resources: corev1.ResourceRequirements{Requests: list(requests), Limits: list(limits)},
 	}}}}
+}
+
+func devices(requests ...resourcev1.DeviceRequest) *resourcev1.ResourceClaim {
+	return &resourcev1.ResourceClaim{Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: requests}}}
+}
+
+func exactly(class string, mode resourcev1.DeviceAllocationMode, count int64) resourcev1.DeviceRequest {
+	return resourcev1.DeviceRequest{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: class, AllocationMode: mode, Count: count}}
 }
 
 func TestUsage(t *testing.T) {
@@ -87,6 +96,17 @@ func TestUsage(t *testing.T) {
 		{"shrunk claim", "persistentvolumeclaims", shrunk, "count/persistentvolumeclaims=1 fast.storageclass.storage.k8s.io/persistentvolumeclaims=1 " +
 			"fast.storageclass.storage.k8s.io/requests.storage=2Gi persistentvolumeclaims=1 requests.storage=2Gi"},
 		{"config map", "configmaps", &corev1.ConfigMap{}, "configmaps=1 count/configmaps=1"},
+		{"claim of devices", "resourceclaims", devices(
+			exactly("gpu", resourcev1.DeviceAllocationModeExactCount, 2), exactly("gpu", resourcev1.DeviceAllocationModeExactCount, 1),
+			exactly("nic", resourcev1.DeviceAllocationModeAll, 0),
+		), "count/resourceclaims.resource.k8s.io=1 gpu.deviceclass.resource.k8s.io/devices=3 nic.deviceclass.resource.k8s.io/devices=32"},
+		{"claim of one kind or another", "resourceclaims", devices(
+			resourcev1.DeviceRequest{FirstAvailable: []resourcev1.DeviceSubRequest{
+				{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1},
+				{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 4},
+				{DeviceClassName: "nic", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 2},
+			}}, exactly("gpu", resourcev1.DeviceAllocationModeExactCount, 1),
+		), "count/resourceclaims.resource.k8s.io=1 gpu.deviceclass.resource.k8s.io/devices=5 nic.deviceclass.resource.k8s.io/devices=2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			usage, err := evaluatorOf(t, test.resource).Usage(test.object)
@@ -102,11 +122,13 @@ func TestUsage(t *testing.T) {
 
 func TestMatchingResources(t *testing.T) {
 	all := []corev1.ResourceName{"cpu", "pods", "requests.example.com/gpu", "example.com/gpu", "hugepages-2Mi", "services", "services.nodeports",
-		"requests.storage", "fast.storageclass.storage.k8s.io/requests.storage", "count/pods", "count/deployments.apps"}
+		"requests.storage", "fast.storageclass.storage.k8s.io/requests.storage", "count/pods", "count/deployments.apps",
+		"gpu.deviceclass.resource.k8s.io/devices", "count/resourceclaims.resource.k8s.io"}
 	for resource, want := range map[string][]corev1.ResourceName{
 		"pods":                   {"cpu", "pods", "requests.example.com/gpu", "hugepages-2Mi", "count/pods"},
 		"services":               {"services", "services.nodeports"},
 		"persistentvolumeclaims": {"requests.storage", "fast.storageclass.storage.k8s.io/requests.storage"},
+		"resourceclaims":         {"gpu.deviceclass.resource.k8s.io/devices", "count/resourceclaims.resource.k8s.io"},
 	} {
 		if got := evaluatorOf(t, resource).MatchingResources(all); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", resource, got, want)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,7 +34,16 @@ const (
 )
 
 // watched are the kinds that quotas know by name.
-var watched = []string{"pods", "services", "persistentvolumeclaims", "configmaps", "secrets", "replicationcontrollers", "resourcequotas"}
+var watched = append(
+	gvrs(corev1.SchemeGroupVersion, "pods", "services", "persistentvolumeclaims", "configmaps", "secrets", "replicationcontrollers", "resourcequotas"),
+	gvrs(resourcev1.SchemeGroupVersion, "resourceclaims")...)
+
+func gvrs(group schema.GroupVersion, resources ...string) (all []schema.GroupVersionResource) {
+	for _, resource := range resources {
+		all = append(all, group.WithResource(resource))
+	}
+	return all
+}
 
 type controller struct {
 	env      *reconcile.Environment
@@ -68,11 +78,10 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, resource := range watched {
-		gvr := corev1.SchemeGroupVersion.WithResource(resource)
+	for _, gvr := range watched {
 		informer, err := env.Informers.ForResource(gvr)
 		if err != nil {
-			return nil, fmt.Errorf("watch %s: %w", resource, err)
+			return nil, fmt.Errorf("watch %s: %w", gvr.Resource, err)
 		}
 		listers[gvr] = informer.Lister()
 		err = reconcile.Watch(env, informer.Informer(), reconcile.Handlers[metav1.Object]{

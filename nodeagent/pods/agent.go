@@ -243,13 +243,14 @@ func (a *Agent) Wake(uid types.UID) {
 	}
 }
 
-// stirred makes the pod's worker ask the runtime again.
-func (a *Agent) stirred(uid types.UID) {
+// stirred makes the pod's worker ask the runtime again, unless all that is new is
+// the run that has ended.
+func (a *Agent) stirred(uid types.UID, ended *runtime.Container) {
 	a.mu.Lock()
 	w := a.workers[uid]
 	a.mu.Unlock()
 	if w != nil {
-		w.stirred()
+		w.stirred(ended)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,11 +97,14 @@ const settling = 100 * time.Millisecond
 // forget has the next step observe the pod anew. w.mu is held.
 func (w *worker) forget() { w.actual, w.stirs = nil, w.stirs+1 }
 
-// stirred tells the worker that the runtime has news of its pod.
-func (w *worker) stirred() {
+// stirred tells the worker that the runtime has news of its pod: ended, if that is
+// not nil.
+func (w *worker) stirred(ended *runtime.Container) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.forget()
+	if ended == nil || !w.noteEnd(*ended) {
+		w.forget()
+	}
 	for _, o := range w.operations {
 		if o.action.Verb.stirs() {
 			if w.later == nil {
@@ -110,6 +114,25 @@ func (w *worker) stirred() {
 		}
 	}
 	w.poke()
+}
+
+// noteEnd adds the end of a run to what was observed, and says whether it could:
+// not if the observation may be out of date in other things, or knows no such run,
+// or knows of its end already, from somebody who was asked. w.mu is held.
+func (w *worker) noteEnd(run runtime.Container) bool {
+	if w.actual == nil {
+		return false
+	}
+	i := slices.IndexFunc(w.actual.Containers, func(c runtime.Container) bool { return c.ID == run.ID })
+	if i < 0 || w.actual.Containers[i].State != runtime.Running {
+		return false
+	}
+	noted := *w.actual // others may be reading it
+	noted.Containers = slices.Clone(noted.Containers)
+	noted.Containers[i] = run
+	w.readMessages(&noted)
+	w.actual = &noted
+	return true
 }
 
 // update takes a newer version of the pod.
@@ -191,7 +214,8 @@ func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 		w.later = nil
 	}
 	w.mu.Unlock()
-	if actual == nil {
+	fresh := actual == nil
+	if fresh {
 		var err error
 		if actual, err = w.agent.Config.Runtime.Pod(ctx, w.uid); err != nil {
 			if ctx.Err() == nil {
@@ -205,11 +229,13 @@ func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 	if w.finished != finished {
 		return now, false // an operation ended meanwhile: look again, or it is done twice
 	}
-	if w.actual == nil {
+	if fresh {
 		w.readMessages(actual)
 		if w.stirs == stirs {
 			w.actual = actual
 		}
+	} else if w.actual != nil {
+		actual = w.actual // which may have come to know of an end meanwhile
 	}
 	s := w.situation(actual, now)
 	w.watchProbes(s)

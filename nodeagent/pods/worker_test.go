@@ -11,6 +11,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"clusterctl/nodeagent/runtime"
 )
 
 // counted is a runtime that counts how often it is asked about a pod.
@@ -47,11 +49,51 @@ func TestARuntimeWithoutNewsIsNotAskedAgain(t *testing.T) {
 	want("the pod is another in the API", 1)
 	w.finish(&operation{action: Action{Verb: Prepare}}, nil)
 	want("volumes are mounted", 1)
-	w.stirred()
+	w.stirred(nil)
 	want("an event of the runtime", 2)
 	want("nothing", 2)
 	w.finish(&operation{action: Action{Verb: Start}}, nil)
 	want("a container has started", 3)
+}
+
+func TestAnEndIsKnownFromItsEvent(t *testing.T) {
+	w := newWorker(&Agent{Config: Config{Logger: slog.New(slog.DiscardHandler)}}, testPod(v1.RestartPolicyNever), false)
+	<-w.wake // to begin with
+	observed := &runtime.Pod{Containers: []runtime.Container{run("a", runtime.Running, 0, 0), run("b", runtime.Exited, 7, 0)}}
+	first := run("a", runtime.Exited, 3, 0)
+	for _, c := range []struct {
+		name   string
+		actual *runtime.Pod
+		ended  runtime.Container
+		known  bool
+	}{
+		{"a running container has ended", observed, first, true},
+		{"nothing is known of the pod", nil, first, false},
+		{"a run that is not known has ended", observed, run("a", runtime.Exited, 3, 1), false},
+		{"an end that is known is told again", observed, run("b", runtime.Exited, 1, 0), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w.actual = c.actual
+			w.stirred(&c.ended)
+			if known := w.actual != nil; known != c.known {
+				t.Fatalf("the pod is known without asking: %v, want %v", known, c.known)
+			}
+			select {
+			case <-w.wake:
+			default:
+				t.Error("the worker does not look")
+			}
+			if !c.known {
+				return
+			}
+			if got := w.actual.Latest(c.ended.Name); got.State != runtime.Exited || got.ExitCode != c.ended.ExitCode {
+				t.Errorf("the container is %+v", got)
+			}
+			if w.actual.Latest("b").ExitCode != 7 || observed.Latest("a").State != runtime.Running {
+				t.Error("something else was changed")
+			}
+		})
+	}
 }
 
 func TestNewsOfAnOperationWaitForItsEnd(t *testing.T) {
@@ -60,7 +102,7 @@ func TestNewsOfAnOperationWaitForItsEnd(t *testing.T) {
 		<-w.wake // to begin with
 		start := &operation{action: Action{Verb: Start, Container: "a"}}
 		w.operations[start.action.Key()] = start
-		w.stirred()
+		w.stirred(nil)
 		if len(w.wake) != 0 {
 			t.Error("the worker looks before the operation has ended")
 		}
@@ -72,7 +114,7 @@ func TestNewsOfAnOperationWaitForItsEnd(t *testing.T) {
 		w.operations[start.action.Key()] = start
 		began := time.Now()
 		w.later = nil // as each step has it
-		w.stirred()
+		w.stirred(nil)
 		<-w.wake
 		if took := time.Since(began); took != settling {
 			t.Errorf("an operation that takes long has news wait for %v", took)

@@ -136,7 +136,7 @@ func (r *Runtime) Pod(ctx context.Context, uid types.UID) (*Pod, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read container %s: %w", c.Id, err)
 		}
-		pod.Containers = append(pod.Containers, r.container(c, full.Status))
+		pod.Containers = append(pod.Containers, r.container(c.PodSandboxId, full.Status))
 	}
 	slices.SortStableFunc(pod.Containers, func(a, b Container) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	return pod, nil
@@ -184,11 +184,11 @@ func sandboxIPs(s *criv1.PodSandboxStatus) []string {
 	return ips
 }
 
-func (r *Runtime) container(listed *criv1.Container, s *criv1.ContainerStatus) Container {
+func (r *Runtime) container(sandbox string, s *criv1.ContainerStatus) Container {
 	c := Container{
 		ID:          s.Id,
 		URI:         r.name + "://" + s.Id,
-		SandboxID:   listed.PodSandboxId,
+		SandboxID:   sandbox,
 		Name:        s.Metadata.GetName(),
 		Attempt:     s.Metadata.GetAttempt(),
 		Hash:        s.Annotations[AnnotationHash],

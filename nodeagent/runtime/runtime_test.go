@@ -50,3 +50,38 @@ func TestPodObservesItsOwnNewestFirst(t *testing.T) {
 		t.Errorf("pod: %+v", pod)
 	}
 }
+
+func TestAnEventTellsOfAnEnd(t *testing.T) {
+	r := New(nil, nil, slog.New(slog.DiscardHandler))
+	event := func(change func(*criv1.ContainerEventResponse, *criv1.ContainerStatus)) *criv1.ContainerEventResponse {
+		ended := &criv1.ContainerStatus{Id: "c", Metadata: &criv1.ContainerMetadata{Name: "main", Attempt: 2},
+			State: criv1.ContainerState_CONTAINER_EXITED, FinishedAt: 1e9, ExitCode: 3, Reason: "Error"}
+		e := &criv1.ContainerEventResponse{
+			ContainerId: "c", ContainerEventType: criv1.ContainerEventType_CONTAINER_STOPPED_EVENT,
+			PodSandboxStatus:   &criv1.PodSandboxStatus{Id: "s", Metadata: &criv1.PodSandboxMetadata{Uid: "u"}},
+			ContainersStatuses: []*criv1.ContainerStatus{{Id: "other", State: criv1.ContainerState_CONTAINER_RUNNING}, ended},
+		}
+		change(e, ended)
+		return e
+	}
+	run := r.ended(event(func(*criv1.ContainerEventResponse, *criv1.ContainerStatus) {}))
+	if run == nil || run.ID != "c" || run.URI != "containerd://c" || run.SandboxID != "s" || run.Name != "main" || run.Attempt != 2 ||
+		run.State != Exited || run.ExitCode != 3 || run.Reason != "Error" || run.FinishedAt.Unix() != 1 {
+		t.Errorf("the end is %+v", run)
+	}
+	for name, change := range map[string]func(*criv1.ContainerEventResponse, *criv1.ContainerStatus){
+		"a start": func(e *criv1.ContainerEventResponse, _ *criv1.ContainerStatus) {
+			e.ContainerEventType = criv1.ContainerEventType_CONTAINER_STARTED_EVENT
+		},
+		"the sandbox's end": func(e *criv1.ContainerEventResponse, _ *criv1.ContainerStatus) { e.ContainerId = "s" },
+		"no statuses":       func(e *criv1.ContainerEventResponse, _ *criv1.ContainerStatus) { e.ContainersStatuses = nil },
+		"a status of before": func(_ *criv1.ContainerEventResponse, s *criv1.ContainerStatus) {
+			s.State = criv1.ContainerState_CONTAINER_RUNNING
+		},
+		"a status of no time": func(_ *criv1.ContainerEventResponse, s *criv1.ContainerStatus) { s.FinishedAt = 0 },
+	} {
+		if run := r.ended(event(change)); run != nil {
+			t.Errorf("%s: an end is made of it: %+v", name, run)
+		}
+	}
+}

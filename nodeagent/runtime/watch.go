@@ -16,10 +16,12 @@ const (
 )
 
 // Watch calls changed with the pod of every change in the runtime until ctx
-// ends. It listens to container events and compares listings besides: seldom
-// while events flow, once a second while they do not. changed is called from
-// one goroutine at a time and should return quickly.
-func (r *Runtime) Watch(ctx context.Context, changed func(types.UID)) {
+// ends, and with the run that has ended if that is the change and all of it is
+// known; if it is nil, the runtime has to be asked. Watch listens to container
+// events and compares listings besides: seldom while events flow, once a second
+// while they do not. changed is called from one goroutine at a time and should
+// return quickly.
+func (r *Runtime) Watch(ctx context.Context, changed func(uid types.UID, ended *Container)) {
 	events := make(chan *criv1.ContainerEventResponse, 100)
 	streaming := make(chan bool, 1)
 	go r.stream(ctx, events, streaming)
@@ -40,7 +42,7 @@ func (r *Runtime) Watch(ctx context.Context, changed func(types.UID)) {
 			timer.Reset(0)
 		case event := <-events:
 			if uid := event.GetPodSandboxStatus().GetMetadata().GetUid(); uid != "" {
-				changed(types.UID(uid))
+				changed(types.UID(uid), r.ended(event))
 			} else {
 				timer.Reset(0) // an event without its pod: look for what changed
 			}
@@ -58,12 +60,28 @@ func (r *Runtime) Watch(ctx context.Context, changed func(types.UID)) {
 				r.observer.Relisted(time.Now(), time.Since(began))
 			}
 			for _, uid := range differences(seen, now) {
-				changed(uid)
+				changed(uid, nil)
 			}
 			seen = now
 			timer.Reset(period)
 		}
 	}
+}
+
+// ended is the run that the event says has ended, or nil if the event is about
+// something else or does not say it all. What has ended stays as it is, so that
+// such an event is true however late it comes.
+func (r *Runtime) ended(event *criv1.ContainerEventResponse) *Container {
+	if event.ContainerEventType != criv1.ContainerEventType_CONTAINER_STOPPED_EVENT {
+		return nil
+	}
+	for _, s := range event.ContainersStatuses {
+		if s.Id == event.ContainerId && s.State == criv1.ContainerState_CONTAINER_EXITED && s.FinishedAt > 0 && s.Metadata != nil {
+			run := r.container(event.PodSandboxStatus.Id, s)
+			return &run
+		}
+	}
+	return nil
 }
 
 // stream feeds container events into events, and says on streaming whether

@@ -17,6 +17,7 @@ type options struct {
 	rounds, pods, full  int
 	exits               int
 	settle, idle        time.Duration
+	only                bool // exits are timed and nothing else
 }
 
 func main() {
@@ -29,6 +30,7 @@ func main() {
 	flag.IntVar(&o.exits, "exits", 20, "containers whose exit is timed")
 	flag.DurationVar(&o.settle, "settle", 20*time.Second, "how long an agent is left alone before its idle use is measured")
 	flag.DurationVar(&o.idle, "idle", 30*time.Second, "how long idle use is measured")
+	flag.BoolVar(&o.only, "only-exits", false, "time exits and nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -67,7 +69,7 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		slices.Reverse(contestants)
 	}
-	return report(os.Stdout, results[ours], results[stock])
+	return report(os.Stdout, o.only, results[ours], results[stock])
 }
 
 // say tells how far it is, beside the table.

@@ -29,6 +29,8 @@ type result struct {
 	burstCPU time.Duration   // of the agent, for all of them
 	hostCPU  time.Duration   // of the worker as a whole, for all of them
 	exits    []time.Duration // from exit to the status that says so, sorted
+	told     []time.Duration // from the runtime's event of it to the status, sorted
+	exitCPU  time.Duration   // of the agent, for all of them
 	gone     time.Duration   // all pods deleted to the last gone
 	empty    idle
 	full     idle
@@ -64,43 +66,23 @@ func measure(ctx context.Context, l *lab, a *agent, o options) (*result, error) 
 		return nil, err
 	}
 	r := &result{pods: o.pods, fullPods: o.full}
-	if r.empty, err = measureIdle(ctx, process, o); err != nil {
-		return nil, err
-	}
-
-	say("%s: %d pods at once", a.name, o.pods)
-	before, err := process.CPU()
-	if err != nil {
-		return nil, err
-	}
-	hostBefore, err := l.cpu()
-	if err != nil {
-		return nil, err
-	}
-	if r.running, r.whole, err = l.burst(ctx, w, "pod", o.pods); err != nil {
-		return nil, err
-	}
-	after, err := process.CPU()
-	if err != nil {
-		return nil, err
-	}
-	r.burstCPU = after - before
-	hostAfter, err := l.cpu()
-	if err != nil {
-		return nil, err
-	}
-	r.hostCPU = hostAfter - hostBefore
-	slices.Sort(r.running)
-
-	say("%s: %d containers exit, one after the other", a.name, o.exits)
-	for i := range o.exits {
-		took, err := l.exit(ctx, w, fmt.Sprint("pod-", i))
-		if err != nil {
+	if o.only {
+		r.pods = o.exits
+		if _, _, err := l.burst(ctx, w, "pod", r.pods); err != nil {
 			return nil, err
 		}
-		r.exits = append(r.exits, took)
+	} else if err := measureBurst(ctx, l, a, w, process, o, r); err != nil {
+		return nil, err
 	}
-	slices.Sort(r.exits)
+	if err := measureExits(ctx, l, a, w, process, o, r); err != nil {
+		return nil, err
+	}
+	if o.only {
+		if _, err := l.clean(ctx, w); err != nil {
+			return nil, err
+		}
+		return r, a.stop(ctx)
+	}
 	for i := range o.exits {
 		if err := l.client.CoreV1().Pods(namespace).Delete(ctx, fmt.Sprint("pod-", i), metav1.DeleteOptions{}); err != nil {
 			return nil, fmt.Errorf("delete pod: %w", err)
@@ -124,6 +106,67 @@ func measure(ctx context.Context, l *lab, a *agent, o options) (*result, error) 
 		return nil, fmt.Errorf("stop: %w", err)
 	}
 	return r, nil
+}
+
+// measureBurst measures the agent without a pod, and how it takes many at once.
+func measureBurst(ctx context.Context, l *lab, a *agent, w *watcher, process usage.Process, o options, r *result) (err error) {
+	if r.empty, err = measureIdle(ctx, process, o); err != nil {
+		return err
+	}
+	say("%s: %d pods at once", a.name, o.pods)
+	before, err := process.CPU()
+	if err != nil {
+		return err
+	}
+	hostBefore, err := l.cpu()
+	if err != nil {
+		return err
+	}
+	if r.running, r.whole, err = l.burst(ctx, w, "pod", o.pods); err != nil {
+		return err
+	}
+	after, err := process.CPU()
+	if err != nil {
+		return err
+	}
+	r.burstCPU = after - before
+	hostAfter, err := l.cpu()
+	if err != nil {
+		return err
+	}
+	r.hostCPU = hostAfter - hostBefore
+	slices.Sort(r.running)
+	return nil
+}
+
+// measureExits ends containers one after the other.
+func measureExits(ctx context.Context, l *lab, a *agent, w *watcher, process usage.Process, o options, r *result) error {
+	say("%s: %d containers exit, one after the other", a.name, o.exits)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	heard, err := l.listen(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := process.CPU()
+	if err != nil {
+		return err
+	}
+	for i := range o.exits {
+		whole, told, err := l.exit(ctx, w, heard, fmt.Sprint("pod-", i))
+		if err != nil {
+			return err
+		}
+		r.exits, r.told = append(r.exits, whole), append(r.told, told)
+	}
+	after, err := process.CPU()
+	if err != nil {
+		return err
+	}
+	r.exitCPU = after - before
+	slices.Sort(r.exits)
+	slices.Sort(r.told)
+	return nil
 }
 
 // burst makes n pods at once. It returns how long each took from its own creation
@@ -158,27 +201,32 @@ func (l *lab) burst(ctx context.Context, w *watcher, prefix string, n int) (each
 	return each, whole, err
 }
 
-// exit ends the pod's process and returns how long the API does not know.
-func (l *lab) exit(ctx context.Context, w *watcher, name string) (time.Duration, error) {
+// exit ends the pod's process and returns how long the API does not know, from
+// then on and from the runtime's own news of it on.
+func (l *lab) exit(ctx context.Context, w *watcher, heard *ears, name string) (whole, told time.Duration, err error) {
 	w.mu.Lock()
 	_, id, _ := strings.Cut(w.pods[name].Status.ContainerStatuses[0].ContainerID, "://")
 	w.mu.Unlock()
 	pid, err := processOf(id)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	began := time.Now()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		return 0, fmt.Errorf("end the container's process: %w", err)
+		return 0, 0, fmt.Errorf("end the container's process: %w", err)
 	}
 	if err := w.await(ctx, time.Minute, "the exit to be told", func() bool { return !w.ended[name].IsZero() }); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	w.mu.Lock()
-	took := w.ended[name].Sub(began)
+	at := w.ended[name]
 	w.mu.Unlock()
+	event, err := heard.ended(ctx, id)
+	if err != nil {
+		return 0, 0, err
+	}
 	// Not in step with anything that looks once a second.
-	return took, pause(ctx, 330*time.Millisecond+time.Duration(began.UnixNano()%int64(700*time.Millisecond)))
+	return at.Sub(began), at.Sub(event), pause(ctx, 330*time.Millisecond+time.Duration(began.UnixNano()%int64(700*time.Millisecond)))
 }
 
 // processOf finds the process of a container, as this machine numbers it.

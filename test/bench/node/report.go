@@ -8,19 +8,26 @@ import (
 )
 
 // rows are what is compared.
-func rows(r result) []row {
+func rows(only bool, r result) []row {
 	ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }
-	out := []row{
+	exits := []row{
+		{"exit to status, median", "%.0f ms", ms(percentile(r.exits, 50))},
+		{"exit to status, 90th percentile", "%.0f ms", ms(percentile(r.exits, 90))},
+		{"of that after the runtime's event, median", "%.0f ms", ms(percentile(r.told, 50))},
+		{fmt.Sprintf("CPU of the agent for %d exits", len(r.exits)), "%.2f s", r.exitCPU.Seconds()},
+	}
+	if only {
+		return exits
+	}
+	out := append([]row{
 		{fmt.Sprintf("%d pods at once, running per second", r.pods), "%.1f", float64(r.pods) / r.whole.Seconds()},
 		{"create to running, median", "%.2f s", percentile(r.running, 50).Seconds()},
 		{"create to running, 90th percentile", "%.2f s", percentile(r.running, 90).Seconds()},
 		{"create to running, 99th percentile", "%.2f s", percentile(r.running, 99).Seconds()},
 		{"CPU of the agent for them", "%.2f s", r.burstCPU.Seconds()},
 		{"CPU of the whole host for them", "%.2f s", r.hostCPU.Seconds()},
-		{"exit to status, median", "%.0f ms", ms(percentile(r.exits, 50))},
-		{"exit to status, 90th percentile", "%.0f ms", ms(percentile(r.exits, 90))},
-		{fmt.Sprintf("%d pods deleted to gone", r.fullPods), "%.1f s", r.gone.Seconds()},
-	}
+	}, exits...)
+	out = append(out, row{fmt.Sprintf("%d pods deleted to gone", r.fullPods), "%.1f s", r.gone.Seconds()})
 	for _, one := range []struct {
 		pods int
 		idle
@@ -44,8 +51,8 @@ func percentile(sorted []time.Duration, p int) time.Duration {
 }
 
 // report prints medians over the rounds, and ratios where there is stock.
-func report(w io.Writer, own, other []result) error {
-	mine, theirs := medians(own), medians(other)
+func report(w io.Writer, only bool, own, other []result) error {
+	mine, theirs := medians(only, own), medians(only, other)
 	if _, err := fmt.Fprintf(w, "| | ours | stock | ratio |\n| --- | ---: | ---: | ---: |\n"); err != nil {
 		return err
 	}
@@ -64,15 +71,15 @@ func report(w io.Writer, own, other []result) error {
 	return nil
 }
 
-func medians(results []result) []row {
+func medians(only bool, results []result) []row {
 	if len(results) == 0 {
 		return nil
 	}
-	all := rows(results[0])
+	all := rows(only, results[0])
 	for i := range all {
 		var values []float64
 		for _, r := range results {
-			values = append(values, rows(r)[i].value)
+			values = append(values, rows(only, r)[i].value)
 		}
 		slices.Sort(values)
 		all[i].value = (values[(len(values)-1)/2] + values[len(values)/2]) / 2

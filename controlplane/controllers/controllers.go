@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"clusterctl/controlplane/controllers/attachdetach"
+	"clusterctl/controlplane/controllers/bootstrapsigner"
 	"clusterctl/controlplane/controllers/clusterroles"
 	"clusterctl/controlplane/controllers/cronjob"
 	"clusterctl/controlplane/controllers/csrapprove"
@@ -19,6 +20,7 @@ import (
 	"clusterctl/controlplane/controllers/csrsign"
 	"clusterctl/controlplane/controllers/daemonset"
 	"clusterctl/controlplane/controllers/deployment"
+	"clusterctl/controlplane/controllers/devicetainteviction"
 	"clusterctl/controlplane/controllers/disruption"
 	"clusterctl/controlplane/controllers/endpoints"
 	"clusterctl/controlplane/controllers/endpointslice"
@@ -32,6 +34,7 @@ import (
 	"clusterctl/controlplane/controllers/namespace"
 	"clusterctl/controlplane/controllers/nodeipam"
 	"clusterctl/controlplane/controllers/nodelifecycle"
+	"clusterctl/controlplane/controllers/nodettl"
 	"clusterctl/controlplane/controllers/persistentvolume"
 	"clusterctl/controlplane/controllers/podgc"
 	"clusterctl/controlplane/controllers/policytypes"
@@ -91,6 +94,8 @@ var table = []struct {
 	}},
 	{"nodelifecycle", plain(nodelifecycle.New)},
 	{"tainteviction", plain(tainteviction.New)},
+	{"devicetainteviction", plain(devicetainteviction.New)},
+	{"nodettl", plain(nodettl.New)},
 	{"nodeipam", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
 		return nodeipam.New(env, c.Cluster)
 	}},
@@ -116,6 +121,7 @@ var table = []struct {
 	}},
 	{"csrclean", plain(csrclean.New)},
 	{"tokenclean", plain(tokenclean.New)},
+	{"bootstrapsigner", plain(bootstrapsigner.New)},
 	{"clusterroles", plain(clusterroles.New)},
 	// Last: it shares the informers that the others have asked for.
 	{"garbagecollector", plain(garbagecollector.New)},

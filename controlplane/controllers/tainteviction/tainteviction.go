@@ -2,14 +2,10 @@ package tainteviction
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/record"
@@ -171,27 +167,5 @@ func tolerates(toleration *corev1.Toleration, taint *corev1.Taint) bool {
 
 func (c *controller) evict(ctx context.Context, pod *corev1.Pod) error {
 	c.recorder.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", reconcile.Key(pod))
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID},
-		"status": map[string]any{"conditions": []corev1.PodCondition{{
-			Type:               corev1.DisruptionTarget,
-			Status:             corev1.ConditionTrue,
-			ObservedGeneration: pod.Generation,
-			Reason:             "DeletionByTaintManager",
-			Message:            "Taint manager: deleting due to NoExecute taint",
-			LastTransitionTime: metav1.Now(),
-		}}},
-	})
-	if err != nil {
-		return err
-	}
-	pods := c.client.CoreV1().Pods(pod.Namespace)
-	_, err = pods.Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	if err == nil {
-		err = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
-	}
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("evict pod: %w", err)
-	}
-	return nil
+	return reconcile.Disrupt(ctx, c.client, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
 }

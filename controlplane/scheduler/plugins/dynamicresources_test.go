@@ -122,6 +122,33 @@ func TestDevicesDecideWhereAPodFits(t *testing.T) {
 	}
 }
 
+func TestTaintedDevicesNeedATolerationToBeTaken(t *testing.T) {
+	for effect, kept := range map[resourcev1.DeviceTaintEffect]bool{
+		resourcev1.DeviceTaintEffectNoSchedule: false, resourcev1.DeviceTaintEffectNoExecute: false, resourcev1.DeviceTaintEffectNone: true,
+	} {
+		for toleration, tolerated := range map[resourcev1.DeviceToleration]bool{
+			{}: false,
+			{Key: "k", Operator: resourcev1.DeviceTolerationOpEqual, Value: "v", Effect: effect}:     true,
+			{Key: "k", Operator: resourcev1.DeviceTolerationOpEqual, Value: "other", Effect: effect}: false,
+			{Key: "other", Operator: resourcev1.DeviceTolerationOpExists}:                            false,
+			{Operator: resourcev1.DeviceTolerationOpExists}:                                          true,
+		} {
+			claim := claimOfDevices("one", 1)
+			if toleration.Operator != "" {
+				claim.Spec.Devices.Requests[0].Exactly.Tolerations = []resourcev1.DeviceToleration{toleration}
+			}
+			cluster := deviceCluster(claim)
+			slice := deviceSlice("a", 1)
+			slice.Spec.Devices[0].Taints = []resourcev1.DeviceTaint{{Key: "k", Value: "v", Effect: effect}}
+			cluster.Devices().SetSlice(slice)
+			got := deviceVerdicts(NewDynamicResources(nil), devicePod("p", "one"), cluster)
+			if fits := got["a"] == ""; fits != (kept || tolerated) || got["b"] != "" {
+				t.Errorf("taint %s, toleration %+v: a %q, b %q", effect, toleration, got["a"], got["b"])
+			}
+		}
+	}
+}
+
 func TestReservedDevicesAreTaken(t *testing.T) {
 	one, other := claimOfDevices("one", 1), claimOfDevices("other", 1)
 	cluster, p := deviceCluster(one, other), NewDynamicResources(nil)

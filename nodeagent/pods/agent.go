@@ -187,6 +187,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.wg.Go(func() { a.Config.Runtime.Watch(ctx, a.stirred) })
 	a.wg.Go(func() { a.rotateLogs(ctx) })
+	a.wg.Go(func() { a.followClock(ctx) })
 	a.wg.Go(func() { a.Volumes.Sweep(ctx) })
 	a.wg.Go(func() { a.balance(ctx) })
 	a.wg.Go(func() { a.collector.Run(ctx) })

@@ -15,10 +15,12 @@ import (
 )
 
 // Tokens asks the API for service-account tokens bound to pods and renews
-// them when four fifths of their life, or a day, have passed. They are kept
-// in memory only. Safe for concurrent use.
+// them when four fifths of their life, or a day, have passed, by the time of
+// day: who reads them knows no other. They are kept in memory only. Safe for
+// concurrent use.
 type Tokens struct {
 	client kubernetes.Interface
+	now    func() time.Time
 
 	mu    sync.Mutex
 	known map[tokenKey]issued
@@ -31,15 +33,17 @@ type tokenKey struct {
 }
 
 type issued struct {
-	token   string
-	expires time.Time
-	refresh time.Time
+	token                    string
+	begins, refresh, expires time.Time
 }
 
 // NewTokens makes a source of tokens.
 func NewTokens(client kubernetes.Interface) *Tokens {
-	return &Tokens{client: client, known: map[tokenKey]issued{}}
+	return &Tokens{client: client, now: time.Now, known: map[tokenKey]issued{}}
 }
+
+// tokenSkew is how far behind the clock may be that made a token.
+const tokenSkew = 5 * time.Second
 
 // token returns a token that is still good, and when to ask again.
 func (t *Tokens) token(ctx context.Context, pod *v1.Pod, source *v1.ServiceAccountTokenProjection) (string, time.Time, error) {
@@ -51,8 +55,8 @@ func (t *Tokens) token(ctx context.Context, pod *v1.Pod, source *v1.ServiceAccou
 	t.mu.Lock()
 	have, ok := t.known[k]
 	t.mu.Unlock()
-	now := time.Now()
-	if ok && now.Before(have.refresh) {
+	now := t.now().Round(0) // without the monotonic clock
+	if ok && now.Before(have.refresh) && !now.Before(have.begins) {
 		return have.token, have.refresh, nil
 	}
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
@@ -71,9 +75,8 @@ func (t *Tokens) token(ctx context.Context, pod *v1.Pod, source *v1.ServiceAccou
 	}
 	life := got.Status.ExpirationTimestamp.Sub(now)
 	fresh := issued{
-		token:   got.Status.Token,
-		expires: got.Status.ExpirationTimestamp.Time,
-		refresh: now.Add(min(life*4/5, 24*time.Hour)),
+		token:  got.Status.Token,
+		begins: now.Add(-tokenSkew), refresh: now.Add(min(life*4/5, 24*time.Hour)), expires: got.Status.ExpirationTimestamp.Time,
 	}
 	t.mu.Lock()
 	t.known[k] = fresh

@@ -39,3 +39,27 @@ func TestTokenWaitsForTheServerToKnowThePod(t *testing.T) {
 		}
 	}
 }
+
+// A token is renewed when the clock has jumped beyond its life, on either side.
+func TestTokenAfterTheClockJumped(t *testing.T) {
+	now, asked := time.Now(), 0
+	client := fake.NewClientset()
+	client.PrependReactor("create", "serviceaccounts", func(k8stesting.Action) (bool, runtime.Object, error) {
+		asked++
+		return true, &authenticationv1.TokenRequest{Status: authenticationv1.TokenRequestStatus{
+			Token: "t", ExpirationTimestamp: metav1.NewTime(now.Add(time.Hour)),
+		}}, nil
+	})
+	tokens := NewTokens(client)
+	tokens.now = func() time.Time { return now }
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "p", UID: "u"}, Spec: v1.PodSpec{ServiceAccountName: "default"}}
+	for _, step := range []struct {
+		jump time.Duration
+		want int
+	}{{0, 1}, {time.Minute, 1}, {-time.Minute, 1}, {50 * time.Minute, 2}, {-50 * time.Minute, 3}, {-time.Second, 3}, {time.Second, 3}} {
+		now = now.Add(step.jump)
+		if _, refresh, err := tokens.token(t.Context(), pod, &v1.ServiceAccountTokenProjection{}); err != nil || asked != step.want || !refresh.After(now) {
+			t.Errorf("after %s: asked %d times, want %d (%v)", step.jump, asked, step.want, err)
+		}
+	}
+}

@@ -98,6 +98,9 @@ func (f *faults) run(t *testing.T, long bool) {
 	step("a link is cut", func(t *testing.T) { f.linkCut(t, 10*time.Second) })
 	step("a node is shut down", f.shutDown)
 	step("a disk is full", f.diskFull)
+	if os.Getenv("CLUSTERCTL_CLOCK") != "" {
+		step("the clock jumps", func(t *testing.T) { f.clockJumps(t, 10*time.Minute, time.Minute) })
+	}
 	step("a node is partitioned for 90 s", func(t *testing.T) { f.partitioned(t, 90*time.Second) })
 	step("a node is partitioned for ten minutes", func(t *testing.T) { f.partitioned(t, 10*time.Minute) })
 }

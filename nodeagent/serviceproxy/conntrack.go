@@ -19,9 +19,9 @@ import (
 // flowFilter matches flows to forget. It implements
 // netlink.CustomConntrackFilter.
 type flowFilter struct {
-	byAddress map[netip.AddrPort][]netip.Addr // where a flow may lead that began here
-	byPort    map[uint16][]netip.Addr         // the same for ports of this node
-	own       map[netip.Addr]bool             // this node's addresses
+	byAddress map[netip.AddrPort][]netip.AddrPort // where a flow may lead that began here
+	byPort    map[uint16][]netip.AddrPort         // the same for ports of this node
+	own       map[netip.Addr]bool                 // this node's addresses
 }
 
 var _ netlink.CustomConntrackFilter = (*flowFilter)(nil)
@@ -29,8 +29,8 @@ var _ netlink.CustomConntrackFilter = (*flowFilter)(nil)
 // newFlowFilter returns nil if no service speaks UDP.
 func newFlowFilter(ports []servicePort, own []netip.Addr) *flowFilter {
 	f := &flowFilter{
-		byAddress: map[netip.AddrPort][]netip.Addr{},
-		byPort:    map[uint16][]netip.Addr{},
+		byAddress: map[netip.AddrPort][]netip.AddrPort{},
+		byPort:    map[uint16][]netip.AddrPort{},
 		own:       map[netip.Addr]bool{},
 	}
 	for i := range ports {
@@ -69,7 +69,9 @@ func (f *flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if !known && f.own[to] {
 		endpoints, known = f.byPort[flow.Forward.DstPort]
 	}
-	return known && !slices.Contains(endpoints, endpoint)
+	// The port counts too: that of a service's target may change, and an
+	// address have several.
+	return known && !slices.Contains(endpoints, netip.AddrPortFrom(endpoint, flow.Reverse.SrcPort))
 }
 
 // forgetFlows makes the kernel forget UDP flows to endpoints that have gone.

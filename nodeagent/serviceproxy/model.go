@@ -63,9 +63,9 @@ type servicePort struct {
 	endpoints []netip.AddrPort // to choose from, sorted
 	local     []netip.AddrPort // to choose from if packets must stay, sorted
 
-	serving   []netip.Addr // of UDP: where flows that are there may go on to, sorted
-	own       []netip.Addr // of endpoints on this node, sorted
-	readyHere int          // how many endpoints on this node are ready
+	serving   []netip.AddrPort // of UDP: where flows that are there may go on to, sorted
+	own       []netip.Addr     // of endpoints on this node, sorted
+	readyHere int              // how many endpoints on this node are ready
 }
 
 // portsOf derives the ports of a service from it and its endpoint slices.
@@ -218,7 +218,7 @@ func (p *servicePort) choose(candidates []candidate, here self) {
 			usable = append(usable, c)
 		}
 		if p.protocol == corev1.ProtocolUDP {
-			p.serving = append(p.serving, c.address.Addr())
+			p.serving = append(p.serving, c.address)
 		}
 		switch {
 		case c.node != here.node:

@@ -338,25 +338,27 @@ func TestFlowFilter(t *testing.T) {
 		to       string
 		port     uint16
 		endpoint string
+		from     uint16
 		want     bool
 	}{
-		{"to an endpoint", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.2", false},
-		{"to one that is about to go", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.3", false},
-		{"to one that serves nobody", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.4", true},
-		{"to one that has gone", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.9", true},
-		{"never led anywhere", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.96.0.20", true},
-		{"TCP", unix.IPPROTO_TCP, "10.96.0.20", 80, "10.244.0.9", false},
-		{"another port", unix.IPPROTO_UDP, "10.96.0.20", 53, "10.244.0.9", false},
-		{"node port, gone", unix.IPPROTO_UDP, "192.0.2.1", 30080, "10.244.0.9", true},
-		{"node port, there", unix.IPPROTO_UDP, "192.0.2.1", 30080, "10.244.0.2", false},
-		{"that port elsewhere", unix.IPPROTO_UDP, "198.51.100.1", 30080, "198.51.100.1", false},
+		{"to an endpoint", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.2", 8080, false},
+		{"to a port that it had", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.2", 9090, true},
+		{"to one that is about to go", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.3", 8080, false},
+		{"to one that serves nobody", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.4", 8080, true},
+		{"to one that has gone", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.244.0.9", 8080, true},
+		{"never led anywhere", unix.IPPROTO_UDP, "10.96.0.20", 80, "10.96.0.20", 8080, true},
+		{"TCP", unix.IPPROTO_TCP, "10.96.0.20", 80, "10.244.0.9", 8080, false},
+		{"another port", unix.IPPROTO_UDP, "10.96.0.20", 53, "10.244.0.9", 8080, false},
+		{"node port, gone", unix.IPPROTO_UDP, "192.0.2.1", 30080, "10.244.0.9", 8080, true},
+		{"node port, there", unix.IPPROTO_UDP, "192.0.2.1", 30080, "10.244.0.2", 8080, false},
+		{"that port elsewhere", unix.IPPROTO_UDP, "198.51.100.1", 30080, "198.51.100.1", 8080, false},
 	}
 	filter := newFlowFilter(ports, own)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			flow := &netlink.ConntrackFlow{
 				Forward: netlink.IPTuple{Protocol: test.protocol, DstIP: net.ParseIP(test.to), DstPort: test.port},
-				Reverse: netlink.IPTuple{Protocol: test.protocol, SrcIP: net.ParseIP(test.endpoint), SrcPort: 8080},
+				Reverse: netlink.IPTuple{Protocol: test.protocol, SrcIP: net.ParseIP(test.endpoint), SrcPort: test.from},
 			}
 			if got := filter.MatchConntrackFlow(flow); got != test.want {
 				t.Errorf("got %v, want %v", got, test.want)

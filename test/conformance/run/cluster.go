@@ -101,7 +101,7 @@ func (c *cluster) test(ctx context.Context, o options, p part) error {
 		args = append(args, "--skip", o.skip)
 	}
 	args = append(args, o.program("e2e.test"), "--",
-		"-provider=local", "-kubeconfig="+c.kubeconfig, "-kubectl-path="+o.program("kubectl"),
+		"-provider=local", "-num-nodes="+fmt.Sprint(o.workers), "-kubeconfig="+c.kubeconfig, "-kubectl-path="+o.program("kubectl"),
 		"-report-dir="+p.dir, "-dump-logs-on-failure=false", "-disable-log-dump=true")
 	name := o.program("ginkgo")
 	if c.lab != "" {

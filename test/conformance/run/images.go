@@ -47,6 +47,7 @@ func imageList(o options, kubernetes, pause string) []image {
 		{to: "agnhost-2", link: "agnhost"},
 		{to: "usr/bin/nc", link: "nc.openbsd"},                                     // what Debian's alternatives would set
 		{to: "usr/bin/printenv", text: "#!/bin/sh\necho \"${!1}\"\n", mode: 0o755}, // Debian's busybox has none; sh is bash
+		{to: "usr/bin/wget", text: wget, mode: 0o755},
 		{to: "coredns", from: filepath.Join(o.root, ".cache/bundle", arch, "coredns"), mode: 0o755},
 		{to: "localhost.crt", from: source("agnhost/porter/localhost.crt"), mode: 0o644},
 		{to: "localhost.key", from: source("agnhost/porter/localhost.key"), mode: 0o644},
@@ -92,6 +93,18 @@ func imageList(o options, kubernetes, pause string) []image {
 			put: []file{{to: "usr/local/bin/etcd", from: o.program("etcd"), mode: 0o755}}},
 	}
 }
+
+// wget is busybox's without -T, which makes Debian's end with a signal.
+const wget = `#!/bin/sh
+words=()
+while [ $# -gt 0 ]; do
+	case $1 in
+	-T) limit="timeout $2"; shift 2 ;;
+	*) words+=("$1"); shift ;;
+	esac
+done
+exec $limit busybox wget "${words[@]}"
+`
 
 const nginxConfig = `user root;
 worker_processes 1;

@@ -39,7 +39,7 @@ func main() {
 	flag.StringVar(&o.inventory, "inventory", "", "inventory of a cluster that runs; empty: a lab named conf, deleted afterwards")
 	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "administrator's kubeconfig of that cluster")
 	flag.StringVar(&o.lab, "lab", "", "name of the lab that -inventory belongs to: the tests run in its network, where pods can be reached")
-	flag.IntVar(&o.workers, "workers", 2, "workers of the lab, beside one control plane")
+	flag.IntVar(&o.workers, "workers", 2, "workers of the cluster (of the lab: beside one control plane)")
 	flag.StringVar(&o.labels, "labels", conformance, "ginkgo's label filter: which tests to choose from; what is not conformance is kept beside and never written into -docs")
 	flag.StringVar(&o.focus, "focus", "", "regular expression: run only tests whose names match")
 	flag.StringVar(&o.skip, "skip", "", "regular expression: leave out tests whose names match")

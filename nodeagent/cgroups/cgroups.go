@@ -55,7 +55,7 @@ func Open(root string, options Options) (*Tree, error) {
 		return nil, fmt.Errorf("look at %s: %w", root, err)
 	}
 	t := &Tree{Options: options, root: root, unified: fs.Type == unix.CGROUP2_SUPER_MAGIC}
-	if t.hasHugetlb() {
+	if hasHugetlb(root) {
 		t.huge = HugePageSizes()
 	}
 	switch options.Driver {

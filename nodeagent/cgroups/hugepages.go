@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -102,13 +103,17 @@ func hugePageLimits(pod *v1.Pod, c *v1.Container, sizes []string) []*criv1.Hugep
 
 // hasHugetlb says whether there is a hierarchy in which groups can be made; in
 // a container it may be there to be read only.
-func (t *Tree) hasHugetlb() bool {
-	if !t.unified {
-		return unix.Access(filepath.Join(t.root, hugetlb), unix.W_OK) == nil
+func hasHugetlb(root string) bool {
+	raw, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+	if err != nil { // version 1
+		return unix.Access(filepath.Join(root, hugetlb), unix.W_OK) == nil
 	}
-	raw, err := os.ReadFile(filepath.Join(t.root, "cgroup.controllers"))
-	return err == nil && strings.Contains(string(raw), hugetlb)
+	return strings.Contains(string(raw), hugetlb)
 }
+
+// hostHasHugetlb is about the host; not every runtime passes over limits that
+// nothing can keep.
+var hostHasHugetlb = sync.OnceValue(func() bool { return hasHugetlb("/sys/fs/cgroup") })
 
 // limitHugePages allows the pod the huge pages that it asks for, and no other.
 func (t *Tree) limitHugePages(path []string, pod *v1.Pod) error {

@@ -85,7 +85,9 @@ func ContainerResources(pod *v1.Pod, c *v1.Container, memoryCapacity int64) *cri
 		OomScoreAdj:        OOMScore(pod, c, memoryCapacity),
 	}
 	withoutSwap(r)
-	r.HugepageLimits = hugePageLimits(pod, c, HugePageSizes())
+	if hostHasHugetlb() {
+		r.HugepageLimits = hugePageLimits(pod, c, HugePageSizes())
+	}
 	if !limit.IsZero() {
 		r.CpuPeriod, r.CpuQuota = QuotaPeriod, quota(limit.MilliValue())
 	}

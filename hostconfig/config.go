@@ -83,7 +83,7 @@ type NodeAgent struct {
 	PKIDir       string            `json:"pkiDir"`
 	StateDir     string            `json:"stateDir"`
 	ManifestDir  string            `json:"manifestDir"` // static pods
-	CRISocket    string            `json:"criSocket"`   // unix:///run/clusterctl/containerd.sock
+	CRISocket    string            `json:"criSocket"`   // unix:///run/clusterctl/containerd.sock, unix:///run/crio/crio.sock
 	CNIConfDir   string            `json:"cniConfDir"`
 	Labels       map[string]string `json:"labels,omitempty"`
 	Taints       []Taint           `json:"taints,omitempty"` // set at registration only

@@ -33,6 +33,23 @@ const (
 	AdminCfg     = EtcDir + "/admin.kubeconfig"    // 0600, control planes only: cluster-admin through 127.0.0.1
 )
 
+// Container runtimes. containerd is brought along; CRI-O is the host's own.
+const (
+	RuntimeContainerd = "containerd"
+	RuntimeCRIO       = "crio"
+)
+
+// What a host that runs pods with its own CRI-O has of ours outside the
+// directories above: drop-ins, and nothing of CRI-O itself.
+const (
+	CRIOSock       = "/run/crio/crio.sock"
+	CRIOConf       = "/etc/crio/crio.conf.d/90-clusterctl.conf"
+	CRIOPins       = "/etc/crio/crio.conf.d/91-clusterctl-images.conf" // images that were loaded, so that they stay
+	CRIORegistries = "/etc/containers/registries.conf.d"               // CRIOLoading is in here
+	CRIOLoading    = CRIORegistries + "/999-clusterctl-load.conf"      // while images are loaded, and only then
+	ImagePolicy    = "/etc/containers/policy.json"                     // the host's; without one, CRI-O takes no image
+)
+
 // Volumes on nodes' own disks, as control plane and node agent know them.
 const (
 	LocalPathClass       = "local-path"               // the default StorageClass
@@ -59,6 +76,7 @@ const (
 	UnitControlPlane = "clusterctl-controlplane"
 	UnitContainerd   = "clusterctl-containerd"
 	UnitNodeAgent    = "clusterctl-nodeagent"
+	UnitCRIO         = "crio" // the host's own
 )
 
 // Ports on a host.

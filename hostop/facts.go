@@ -17,16 +17,19 @@ type Facts struct {
 	Addresses     []string          `json:"addresses"`   // global unicast, without prefix length
 	Memory        int64             `json:"memory"`      // bytes
 	CPUs          int               `json:"cpus"`
-	Disks         map[string]Disk   `json:"disks"`         // by path: /var/lib, /usr/local/lib, /etc
-	Swap          int64             `json:"swap"`          // bytes in use or ready
-	Clock         time.Time         `json:"clock"`         // when the facts were gathered
-	Listening     []Listener        `json:"listening"`     // TCP and UDP sockets in listening state
-	Installed     string            `json:"installed"`     // what LibDir/current points at; empty: nothing
-	Services      map[string]string `json:"services"`      // our units: active, inactive, failed; absent: not installed
-	Authorities   map[string]string `json:"authorities"`   // fingerprints by file name, where AuthorityDir exists
-	Resolvers     []string          `json:"resolvers"`     // nameservers of /etc/resolv.conf, as written
-	EtcdData      bool              `json:"etcdData"`      // EtcdDir holds a member
-	ModulesAbsent []string          `json:"modulesAbsent"` // of overlay, br_netfilter, vxlan, nf_tables…: neither built in nor loadable
+	Disks         map[string]Disk   `json:"disks"`                 // by path: /var/lib, /usr/local/lib, /etc
+	Swap          int64             `json:"swap"`                  // bytes in use or ready
+	Clock         time.Time         `json:"clock"`                 // when the facts were gathered
+	Listening     []Listener        `json:"listening"`             // TCP and UDP sockets in listening state
+	Installed     string            `json:"installed"`             // what LibDir/current points at; empty: nothing
+	Services      map[string]string `json:"services"`              // our units: active, inactive, failed; absent: not installed
+	Authorities   map[string]string `json:"authorities"`           // fingerprints by file name, where AuthorityDir exists
+	Resolvers     []string          `json:"resolvers"`             // nameservers of /etc/resolv.conf, as written
+	EtcdData      bool              `json:"etcdData"`              // EtcdDir holds a member
+	Runtime       string            `json:"runtime,omitempty"`     // that pods of ours run with, as hostconfig.Runtime…; empty: there are none
+	CRIO          bool              `json:"crio,omitempty"`        // CRI-O's service is installed
+	ImagePolicy   bool              `json:"imagePolicy,omitempty"` // hostconfig.ImagePolicy is there
+	ModulesAbsent []string          `json:"modulesAbsent"`         // of overlay, br_netfilter, vxlan, nf_tables…: neither built in nor loadable
 }
 
 // OS is from /etc/os-release.

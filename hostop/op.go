@@ -51,13 +51,14 @@ type Blob struct {
 	SHA256 string      `json:"sha256"` // hex, of the unpacked file
 }
 
-// Image is a payload's OCI archive, imported into containerd's k8s.io
-// namespace under Name and unpacked for its snapshotter.
+// Image is a payload's OCI archive that the runtime has under Name and keeps:
+// in containerd's k8s.io namespace, unpacked, or in CRI-O's storage.
 type Image struct {
-	Name   string `json:"name"`   // docker.io/library/…:tag
-	Digest string `json:"digest"` // of the compressed archive
-	Size   int64  `json:"size"`
-	Target string `json:"target"` // sha256:… of the image's index or manifest: what Name must point at
+	Name    string `json:"name"`   // docker.io/library/…:tag
+	Digest  string `json:"digest"` // of the compressed archive
+	Size    int64  `json:"size"`
+	Target  string `json:"target"`            // sha256:… of the image's index or manifest: what Name must point at
+	Runtime string `json:"runtime,omitempty"` // hostconfig.Runtime…; empty: containerd
 }
 
 // Authorities says that hostconfig.PKI.AuthorityDir holds the cluster's CAs.

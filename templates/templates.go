@@ -10,29 +10,30 @@ import (
 	"clusterctl/hostconfig"
 )
 
-//go:embed units/*.service containerd.toml addons/*.yaml
+//go:embed units/*.service containerd.toml crio.conf addons/*.yaml
 var files embed.FS
 
 var parsed = template.Must(template.New("").Funcs(template.FuncMap{
 	"join": strings.Join,
-}).Option("missingkey=error").ParseFS(files, "units/*.service", "containerd.toml", "addons/*.yaml"))
+}).Option("missingkey=error").ParseFS(files, "units/*.service", "containerd.toml", "crio.conf", "addons/*.yaml"))
 
 // Host is what a host's files depend on.
 type Host struct {
 	SysResource  bool   // the host may raise limits and lower OOM scores
 	SandboxImage string // full name of the pause image
 	StopSeconds  int    // what the node agent may take to stop
+	RuntimeUnit  string // the service that runs containers
 }
 
 // paths are the constants that templates name.
 type paths struct {
-	Bin, EtcdConf, CPConf, NodeConf, CtrConf, CtrRoot, CtrState, CRISock, CNIDir, RunDir, EtcDir string
+	Bin, EtcdConf, CPConf, NodeConf, CtrConf, CtrRoot, CtrState, CRISock, CRIOSock, CNIDir, RunDir, EtcDir string
 }
 
 var hostPaths = paths{
 	Bin: hostconfig.BinDir, EtcdConf: hostconfig.EtcdConf, CPConf: hostconfig.CPConf, NodeConf: hostconfig.NodeConf,
 	CtrConf: hostconfig.CtrConf, CtrRoot: hostconfig.CtrRoot, CtrState: hostconfig.CtrState,
-	CRISock: hostconfig.CRISock, CNIDir: hostconfig.CNIDir, RunDir: hostconfig.RunDir, EtcDir: hostconfig.EtcDir,
+	CRISock: hostconfig.CRISock, CRIOSock: hostconfig.CRIOSock, CNIDir: hostconfig.CNIDir, RunDir: hostconfig.RunDir, EtcDir: hostconfig.EtcDir,
 }
 
 // Unit renders the systemd unit of a hostconfig.Unit… name.
@@ -40,6 +41,9 @@ func Unit(name string, host Host) ([]byte, error) { return render(name+".service
 
 // Containerd renders hostconfig.CtrConf.
 func Containerd(host Host) ([]byte, error) { return render("containerd.toml", host) }
+
+// CRIO renders hostconfig.CRIOConf.
+func CRIO(host Host) ([]byte, error) { return render("crio.conf", host) }
 
 func render(name string, host Host) ([]byte, error) {
 	return execute(name, struct {

@@ -72,6 +72,21 @@ func TestContainerd(t *testing.T) {
 	}
 }
 
+func TestCRIO(t *testing.T) {
+	raw, err := CRIO(Host{SandboxImage: "clusterctl.dev/pause:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"listen = '/run/crio/crio.sock'\n", "pause_image = 'clusterctl.dev/pause:1'\n", "enable_pod_events = true\n",
+		"network_dir = '/etc/clusterctl/cni'\n", "plugin_dirs = ['/usr/local/lib/clusterctl/current/cni']\n",
+	} {
+		if !strings.Contains(string(raw), want) {
+			t.Errorf("lacks %q:\n%s", want, raw)
+		}
+	}
+}
+
 // The manifests have to be what the API's own types understand, key by key.
 func TestCoreDNSManifests(t *testing.T) {
 	raw, err := CoreDNSManifests(CoreDNS{Image: "clusterctl.dev/coredns:v1", Domain: "corp.local", Address: "10.96.0.10", Upstream: []string{"192.0.2.1", "192.0.2.2"},

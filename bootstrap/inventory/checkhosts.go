@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"clusterctl/hostconfig"
 )
 
 // maxMembers is where more etcd members only make writes slower.
@@ -142,6 +144,9 @@ func (c *checker) checkSettings(path string, s Settings, host bool) {
 	}
 	c.checkSSH(path+".ssh", s.SSH, host)
 	c.checkNode(path+".node", s.Node)
+	if runtimes := []string{hostconfig.RuntimeContainerd, hostconfig.RuntimeCRIO}; s.Runtime != "" && !contains(runtimes, s.Runtime) {
+		c.faultAt(path+".runtime", suggestion(s.Runtime, runtimes), "unknown runtime %q", s.Runtime)
+	}
 }
 
 func (c *checker) checkLabel(path, what, key, value string) {

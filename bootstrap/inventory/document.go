@@ -175,6 +175,8 @@ type Settings struct {
 	Taints []Taint `json:"taints,omitempty"`
 	// What the host keeps from its pods, and when pods have to go.
 	Node Node `json:"node,omitempty"`
+	// What runs containers: containerd, which is brought along, or crio, the host's own CRI-O. A node keeps the one that it began with. Default: containerd.
+	Runtime string `json:"runtime,omitempty" jsonschema:"default=containerd,enum=containerd,enum=crio"`
 }
 
 // Node says what a host keeps from its pods, and when pods have to go. Of each

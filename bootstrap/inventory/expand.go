@@ -145,12 +145,14 @@ func (c *checker) settle(path string, entry HostEntry) Host {
 		}
 		host.SSH = overlay(host.SSH, layer.SSH)
 		host.Node = overlayNode(host.Node, layer.Node)
+		host.Runtime = cmp.Or(layer.Runtime, host.Runtime)
 		maps.Copy(host.Labels, layer.Labels)
 		for _, taint := range layer.Taints {
 			same := func(have Taint) bool { return have.Key == taint.Key && have.Effect == taint.Effect }
 			host.Taints = append(slices.DeleteFunc(slices.Clone(host.Taints), same), taint)
 		}
 	}
+	host.Runtime = cmp.Or(host.Runtime, hostconfig.RuntimeContainerd)
 	host.SSH.Sudo = cmp.Or(host.SSH.Sudo, SudoAuto)
 	if len(host.SSH.HostKeys) > 0 {
 		host.SSH.HostKeyPolicy = PolicyPinned

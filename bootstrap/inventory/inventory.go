@@ -55,6 +55,7 @@ type Host struct {
 	Labels  map[string]string
 	Taints  []Taint
 	Node    Node
+	Runtime string // hostconfig.Runtime…
 	State   string // Present or Absent
 	Line    int    // of its entry
 }

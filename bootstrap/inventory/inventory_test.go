@@ -85,10 +85,11 @@ hosts:
 	}
 	want := Host{
 		Name: "w", Address: "10.0.1.1", Roles: []Role{Worker}, Groups: []string{"one", "two"},
-		SSH:    SSH{Host: "10.0.1.1", User: "root", Port: 2201, KeyFiles: []string{"/inv/keys/id"}, Sudo: SudoAuto},
-		Labels: map[string]string{"a": "default", "b": "one", "c": "two"},
-		Taints: []Taint{{Key: "t", Value: "two", Effect: "NoSchedule"}},
-		State:  Present, Line: 13,
+		SSH:     SSH{Host: "10.0.1.1", User: "root", Port: 2201, KeyFiles: []string{"/inv/keys/id"}, Sudo: SudoAuto},
+		Labels:  map[string]string{"a": "default", "b": "one", "c": "two"},
+		Taints:  []Taint{{Key: "t", Value: "two", Effect: "NoSchedule"}},
+		Runtime: hostconfig.RuntimeContainerd,
+		State:   Present, Line: 13,
 	}
 	if diff := cmp.Diff(want, inv.Hosts[3]); diff != "" {
 		t.Error(diff)
@@ -234,6 +235,7 @@ func TestRefusals(t *testing.T) {
 		{"etcd beside others", "apiVersion: clusterctl/v1\ncluster: {name: demo, etcd: {topology: external}}\nhosts:\n- {name: cp, address: 10.0.0.1, roles: [control-plane, etcd]}\n",
 			"4: host cp has role etcd beside others; give etcd a host of its own, or use topology stacked"},
 		{"unknown role", host("roles: [workr]"), `5: unknown role "workr"; did you mean worker?`},
+		{"unknown runtime", host("roles: [worker], runtime: cri-o"), `5: unknown runtime "cri-o"; did you mean crio?`},
 		{"master", host("roles: [master]"), `5: unknown role "master"; write control-plane, worker or etcd`},
 		{"role twice", host("roles: [worker, worker]"), "5: role worker is given twice; keep one of them"},
 		{"no role", host("state: present"), "5: host w has no role; add roles: with control-plane, worker or etcd"},
@@ -299,7 +301,7 @@ hosts:
 	want := `inv.yaml:1: apiVersion is "v1"; write clusterctl/v1
 inv.yaml:2: podCIDR "x" is no network; write an IPv4 network such as 10.244.0.0/16
 inv.yaml:3: a is a worker without a control plane; add a host with role control-plane
-inv.yaml:4: unknown key "color" in hosts[0]; write name, address, groups, state, roles, ssh, labels, taints or node
+inv.yaml:4: unknown key "color" in hosts[0]; write name, address, groups, state, roles, ssh, labels, taints, node or runtime
 inv.yaml:5: host a was given on line 4 already; give every host its own
 inv.yaml:5: address 10.0.0.1 was given on line 4 already; give every host its own`
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {

@@ -97,6 +97,9 @@ func (b *builder) admit() error {
 		} else if _, ok := b.manifests[facts.Arch]; !ok {
 			faults = append(faults, fmt.Errorf("host %s is %s, and the payload has %s only", h.Name, facts.Arch,
 				strings.Join(slices.Sorted(maps.Keys(b.manifests)), ", ")))
+		} else if h.IsNode() && facts.Runtime != "" && facts.Runtime != h.Runtime {
+			faults = append(faults, fmt.Errorf("host %s runs its pods with %s, and the inventory says %s: have it leave the cluster (state: absent) and come back",
+				h.Name, facts.Runtime, h.Runtime))
 		}
 	}
 	b.holder = b.planes[0].Name
@@ -188,7 +191,10 @@ func (b *builder) prepare(h inventory.Host) error {
 		if err := b.runtimeBinaries(h); err != nil {
 			return err
 		}
-		needs = append(needs, id(h.Name, "runtime"), id(h.Name, "network-plugins"))
+		needs = append(needs, id(h.Name, "network-plugins"))
+		if h.Runtime != hostconfig.RuntimeCRIO {
+			needs = append(needs, id(h.Name, "runtime"))
+		}
 	}
 	b.add(Step{
 		ID: id(h.Name, "version"), Host: h.Name, Phase: PhasePrepare, Title: "version " + manifest.Version + " in use",

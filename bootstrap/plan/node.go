@@ -1,9 +1,12 @@
 package plan
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 
@@ -29,7 +32,10 @@ var runtimePrograms = []string{"containerd", "containerd-shim-runc-v2", "runc"}
 const maxResolvers = 3
 
 func (b *builder) templateHost(h inventory.Host) templates.Host {
-	host := templates.Host{SysResource: b.facts[h.Name].SysResource, StopSeconds: stopSeconds(h)}
+	host := templates.Host{SysResource: b.facts[h.Name].SysResource, StopSeconds: stopSeconds(h), RuntimeUnit: hostconfig.UnitContainerd}
+	if h.Runtime == hostconfig.RuntimeCRIO {
+		host.RuntimeUnit = hostconfig.UnitCRIO
+	}
 	if pause, ok := b.manifest(h).Entry("pause"); ok {
 		host.SandboxImage = pause.Image
 	}
@@ -68,10 +74,12 @@ func (b *builder) runtimeBinaries(h inventory.Host) error {
 	if len(runtime) != len(runtimePrograms) || len(plugins) == 0 {
 		return fmt.Errorf("the payload lacks a network plugin or one of %s", strings.Join(runtimePrograms, ", "))
 	}
-	b.add(Step{
-		ID: id(h.Name, "runtime"), Host: h.Name, Phase: PhaseRuntime, Title: "container runtime",
-		Needs: []string{id(h.Name, "directories")}, Ops: runtime,
-	})
+	if h.Runtime != hostconfig.RuntimeCRIO {
+		b.add(Step{
+			ID: id(h.Name, "runtime"), Host: h.Name, Phase: PhaseRuntime, Title: "container runtime",
+			Needs: []string{id(h.Name, "directories")}, Ops: runtime,
+		})
+	}
 	b.add(Step{
 		ID: id(h.Name, "network-plugins"), Host: h.Name, Phase: PhaseRuntime, Title: "network plugins",
 		Needs: []string{id(h.Name, "directories")}, Ops: plugins,
@@ -79,7 +87,7 @@ func (b *builder) runtimeBinaries(h inventory.Host) error {
 	return nil
 }
 
-// runtime starts containerd and brings the payload's images.
+// runtime starts what runs containers and brings the payload's images.
 func (b *builder) runtime(h inventory.Host) error {
 	if !h.IsNode() {
 		return nil
@@ -89,19 +97,40 @@ func (b *builder) runtime(h inventory.Host) error {
 			return err
 		}
 	}
-	config, err := templates.Containerd(b.templateHost(h))
+	start, kind := b.containerd, ""
+	if h.Runtime == hostconfig.RuntimeCRIO {
+		start, kind = b.crio, hostconfig.RuntimeCRIO
+	}
+	started, err := start(h)
 	if err != nil {
 		return err
+	}
+	var images hostop.Ops
+	for _, e := range b.manifest(h).Images() {
+		images = append(images, &hostop.Image{Name: e.Image, Digest: e.Digest, Size: e.Size, Target: e.Target, Runtime: kind})
+	}
+	b.add(Step{
+		ID: id(h.Name, "images"), Host: h.Name, Phase: PhaseRuntime, Title: "images",
+		Needs: []string{started}, Ops: images,
+	})
+	return nil
+}
+
+// containerd starts the containerd that is brought along, and returns the step.
+func (b *builder) containerd(h inventory.Host) (string, error) {
+	config, err := templates.Containerd(b.templateHost(h))
+	if err != nil {
+		return "", err
 	}
 	unit, err := templates.Unit(hostconfig.UnitContainerd, b.templateHost(h))
 	if err != nil {
-		return err
+		return "", err
 	}
 	fingerprint, err := b.fingerprint(h, "containerd", unit, config)
 	if err != nil {
-		return err
+		return "", err
 	}
-	b.add(Step{
+	step := Step{
 		ID: id(h.Name, "containerd"), Host: h.Name, Phase: PhaseRuntime, Title: "containerd",
 		Needs: []string{id(h.Name, "runtime"), id(h.Name, "version")},
 		Ops: hostop.Ops{
@@ -109,16 +138,31 @@ func (b *builder) runtime(h inventory.Host) error {
 			&hostop.Unit{Name: hostconfig.UnitContainerd, Content: unit},
 			&hostop.Service{Name: hostconfig.UnitContainerd, Fingerprint: fingerprint},
 		},
-	})
-	var images hostop.Ops
-	for _, e := range b.manifest(h).Images() {
-		images = append(images, &hostop.Image{Name: e.Image, Digest: e.Digest, Size: e.Size, Target: e.Target})
 	}
-	b.add(Step{
-		ID: id(h.Name, "images"), Host: h.Name, Phase: PhaseRuntime, Title: "images",
-		Needs: []string{id(h.Name, "containerd")}, Ops: images,
-	})
-	return nil
+	b.add(step)
+	return step.ID, nil
+}
+
+// crio has the host's own CRI-O do as we need it, and returns the step.
+func (b *builder) crio(h inventory.Host) (string, error) {
+	config, err := templates.CRIO(b.templateHost(h))
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(config)
+	step := Step{
+		ID: id(h.Name, "crio"), Host: h.Name, Phase: PhaseRuntime, Title: "CRI-O",
+		Needs: []string{id(h.Name, "network-plugins"), id(h.Name, "version")},
+		Ops: hostop.Ops{
+			&hostop.Directory{Path: path.Dir(path.Dir(hostconfig.CRIOConf)), Mode: 0o755},
+			&hostop.Directory{Path: path.Dir(hostconfig.CRIOConf), Mode: 0o755},
+			&hostop.Directory{Path: hostconfig.CRIORegistries, Mode: 0o755},
+			&hostop.File{Path: hostconfig.CRIOConf, Mode: 0o644, Content: config},
+			&hostop.Service{Name: hostconfig.UnitCRIO, Fingerprint: hex.EncodeToString(sum[:])},
+		},
+	}
+	b.add(step)
+	return step.ID, nil
 }
 
 // node starts the node agent.
@@ -145,6 +189,9 @@ func (b *builder) node(h inventory.Host) error {
 	if names := b.ingressNodes(); slices.Contains(names, h.Name) {
 		ingress := b.inv.Cluster.Ingress
 		config.Ingress = &hostconfig.Ingress{Nodes: names, MaxBodyBytes: ingress.MaxBodyBytes(), AccessLog: ingress.AccessLog}
+	}
+	if h.Runtime == hostconfig.RuntimeCRIO {
+		config.CRISocket = "unix://" + hostconfig.CRIOSock
 	}
 	h.Node.Apply(&config)
 	raw, err := hostconfig.Marshal(config)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"clusterctl/bootstrap/inventory"
+	"clusterctl/hostconfig"
 	"clusterctl/hostop"
 )
 
@@ -37,13 +38,14 @@ const (
 	Hostname  = "hostname"
 	MachineID = "machine-id"
 	PortTaken = "port-taken"
+	Runtime   = "runtime"
 	Reach     = "unreachable"
 )
 
 // Names lists all of them, sorted.
 func Names() []string {
 	names := []string{
-		OS, Arch, Root, Init, Cgroup, Modules, Disk, Memory, CPU, Swap, Address, Clock, Hostname, MachineID, PortTaken, Reach,
+		OS, Arch, Root, Init, Cgroup, Modules, Disk, Memory, CPU, Swap, Address, Clock, Hostname, MachineID, PortTaken, Runtime, Reach,
 	}
 	slices.Sort(names)
 	return names
@@ -102,6 +104,7 @@ func Judge(in Input) []Finding {
 		j.host = h.Name
 		j.system(facts)
 		j.resources(h, facts)
+		j.runtime(h, facts)
 		j.ports(h, facts)
 	}
 	j.twins(Hostname, "host name", "give it one of its own (hostnamectl set-hostname)", func(f hostop.Facts) string { return f.Hostname })
@@ -205,6 +208,21 @@ func (j *judge) resources(h inventory.Host, f hostop.Facts) {
 	if len(f.Addresses) > 0 && !slices.Contains(f.Addresses, h.Address) {
 		j.find(Address, Error, "write one that is, or ignore this where addresses are translated",
 			"%s is none of its addresses (%s)", h.Address, strings.Join(f.Addresses, ", "))
+	}
+}
+
+// runtime asks for a CRI-O that works on hosts that are to use theirs.
+func (j *judge) runtime(h inventory.Host, f hostop.Facts) {
+	if !h.IsNode() || h.Runtime != hostconfig.RuntimeCRIO {
+		return
+	}
+	if !f.CRIO {
+		j.find(Runtime, Error, "install it with conmon and crun or runc (https://cri-o.io has packages), or leave runtime: crio out",
+			"is to use its own CRI-O, and has no service %s", hostconfig.UnitCRIO)
+	}
+	if !f.ImagePolicy {
+		j.find(Runtime, Error, `install containers-common, or write {"default": [{"type": "insecureAcceptAnything"}]} into it`,
+			"has no %s, without which CRI-O takes no image", hostconfig.ImagePolicy)
 	}
 }
 

@@ -57,6 +57,7 @@ func TestJudge(t *testing.T) {
 			f.Listening = []hostop.Listener{{Network: network, Address: address, Process: process}}
 		})
 	}
+	ownCRIO := func(in *Input) { in.Inventory.Hosts[3].Runtime = hostconfig.RuntimeCRIO }
 	tests := []struct {
 		name   string
 		change func(*Input)
@@ -115,6 +116,18 @@ func TestJudge(t *testing.T) {
 			listen("tcp", "0.0.0.0:10250", "kubelet")(in)
 			change("cp1", func(f *hostop.Facts) { f.Services = map[string]string{hostconfig.UnitNodeAgent: "failed"} })(in)
 		}, "error: cp1: kubelet listens on tcp 10250 (0.0.0.0:10250), which is for logs and exec (port-taken);"},
+		{"no CRI-O", func(in *Input) {
+			ownCRIO(in)
+			change("w1", func(f *hostop.Facts) { f.ImagePolicy = true })(in)
+		}, "error: w1: is to use its own CRI-O, and has no service crio (runtime); install it with conmon and crun or runc (https://cri-o.io has packages), or leave runtime: crio out"},
+		{"no image policy", func(in *Input) {
+			ownCRIO(in)
+			change("w1", func(f *hostop.Facts) { f.CRIO = true })(in)
+		}, "error: w1: has no /etc/containers/policy.json, without which CRI-O takes no image (runtime); install containers-common"},
+		{"CRI-O", func(in *Input) {
+			ownCRIO(in)
+			change("w1", func(f *hostop.Facts) { f.CRIO, f.ImagePolicy = true, true })(in)
+		}, ""},
 		{"unreachable", func(in *Input) {
 			in.Unreachable = []Unreachable{{Flow{"w1", "cp1", "10.0.0.1", apiPort}, "no answer within 2s"}}
 		}, "error: w1: cannot reach 10.0.0.1:6443 of cp1 over tcp, for the API: no answer within 2s (unreachable); open tcp 6443 from w1 to cp1 in the firewalls between and on them"},

@@ -24,6 +24,9 @@ import (
 // units are all services of ours.
 var units = []string{hostconfig.UnitNodeAgent, hostconfig.UnitControlPlane, hostconfig.UnitContainerd, hostconfig.UnitEtcd}
 
+// unitDirectories are where services of others are installed.
+var unitDirectories = []string{hostconfig.UnitDir, "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+
 // modules are the kernel modules a node uses, each with the names any one of
 // which will do.
 var modules = [][]string{{"overlay"}, {"br_netfilter"}, {"vxlan"}, {"veth"}, {"bridge"}, {"nf_conntrack"}, {"nf_tables", "ip_tables"}}
@@ -82,6 +85,21 @@ func (h *Hand) Facts(ctx context.Context) (*hostop.Facts, error) {
 			return nil, fmt.Errorf("read certificate authorities: %w", err)
 		}
 	}
+	switch {
+	case h.exists(hostconfig.CtrConf):
+		f.Runtime = hostconfig.RuntimeContainerd
+	case h.exists(hostconfig.CRIOConf):
+		f.Runtime = hostconfig.RuntimeCRIO
+		status, err := h.init.Status(ctx, hostconfig.UnitCRIO)
+		if err != nil {
+			return nil, err
+		}
+		f.Services[hostconfig.UnitCRIO] = status.Active
+	}
+	f.CRIO = slices.ContainsFunc(unitDirectories, func(directory string) bool {
+		return h.exists(directory + "/" + hostconfig.UnitCRIO + ".service")
+	})
+	f.ImagePolicy = h.exists(hostconfig.ImagePolicy)
 	f.ModulesAbsent = h.modulesAbsent(f.Kernel)
 	f.Clock = time.Now()
 	return f, nil

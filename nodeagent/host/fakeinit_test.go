@@ -16,6 +16,7 @@ type fakeInit struct {
 	units  map[string]*UnitStatus
 	start  func(unit string) error
 	stop   func(unit string)
+	hangUp func(unit string)
 	broken map[string]string // unit to journal: units that fail when started
 }
 
@@ -86,6 +87,13 @@ func (f *fakeInit) Stop(_ context.Context, unit string) error {
 		f.stop(unit)
 	}
 	f.unit(unit).Active = "inactive"
+	return nil
+}
+func (f *fakeInit) HangUp(_ context.Context, unit string) error {
+	f.say("hang up " + unit)
+	if f.hangUp != nil {
+		f.hangUp(unit)
+	}
 	return nil
 }
 func (f *fakeInit) Journal(_ context.Context, unit string, _ int) (string, error) {

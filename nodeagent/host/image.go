@@ -42,6 +42,9 @@ func (h *Hand) containerd() (*containerd.Client, error) {
 }
 
 func (h *Hand) checkImage(ctx context.Context, o *hostop.Image) (string, error) {
+	if o.Runtime == hostconfig.RuntimeCRIO {
+		return h.checkCRIOImage(ctx, o.Name, o.Target)
+	}
 	if _, err := os.Stat(h.path(hostconfig.CRISock)); err != nil {
 		return "containerd does not run yet", nil
 	}
@@ -80,6 +83,13 @@ func (h *Hand) applyImage(ctx context.Context, o *hostop.Image) error {
 		return err
 	}
 	defer archive.Close()
+	if o.Runtime == hostconfig.RuntimeCRIO {
+		if _, err := h.loadIntoCRIO(ctx, archive, o.Name, o.Target); err != nil {
+			return err
+		}
+		h.dropBlob(o.Digest)
+		return nil
+	}
 	client, err := h.containerd()
 	if err != nil {
 		return err
@@ -111,6 +121,9 @@ func (h *Hand) applyImage(ctx context.Context, o *hostop.Image) error {
 // importArchive imports an archive that a person sent and returns the names of
 // its images.
 func (h *Hand) importArchive(ctx context.Context, archive io.Reader) ([]string, error) {
+	if h.exists(hostconfig.CRIOConf) {
+		return h.loadIntoCRIO(ctx, archive, "", "")
+	}
 	client, err := h.containerd()
 	if err != nil {
 		return nil, err

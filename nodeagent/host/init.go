@@ -18,6 +18,7 @@ type Init interface {
 	Start(ctx context.Context, unit string) error   // returns when it is up, or has failed
 	Restart(ctx context.Context, unit string) error // starts it where it is not running
 	Stop(ctx context.Context, unit string) error    // also of a unit that is not installed
+	HangUp(ctx context.Context, unit string) error  // SIGHUP to its main process, as "read your configuration again"
 	Journal(ctx context.Context, unit string, lines int) (string, error)
 }
 
@@ -53,6 +54,7 @@ func (noInit) Start(context.Context, string) error   { return noInitError("start
 func (noInit) Restart(context.Context, string) error { return noInitError("restart") }
 func (noInit) Disable(context.Context, string) error { return nil }
 func (noInit) Stop(context.Context, string) error    { return nil }
+func (noInit) HangUp(context.Context, string) error  { return noInitError("signal") }
 func (noInit) Journal(context.Context, string, int) (string, error) {
 	return "", noInitError("read the journal of")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,6 +32,12 @@ func (h *Hand) Reset(ctx context.Context, report func(string)) error {
 
 	r.stopUnits(ctx, hostconfig.UnitNodeAgent, hostconfig.UnitControlPlane)
 	r.stopUnits(ctx, hostconfig.UnitContainerd)
+	foreign, err := r.foreignPaths()
+	_, usedCRIO := foreign[hostconfig.CRIOConf]
+	r.try("read the journal", func() error { return err })
+	if r.exists(hostconfig.CRIOConf) {
+		r.try("empty CRI-O", func() error { return r.emptyCRIO(ctx) })
+	}
 	if h.root == "" { // the machine's own processes, mounts and links
 		r.try("stop containers", r.killContainers)
 		r.try("undo the pods' network", r.removeLinks)
@@ -43,6 +50,9 @@ func (h *Hand) Reset(ctx context.Context, report func(string)) error {
 	r.stopUnits(ctx, hostconfig.UnitEtcd)
 	r.try("remove units", func() error { return r.removeUnits(ctx) })
 	r.try("put back files", r.restoreForeign)
+	if usedCRIO {
+		r.try("release CRI-O", func() error { return r.releaseCRIO(ctx) })
+	}
 	r.try("remove CNI results", r.removeCNIResults)
 	r.try("remove shims' sockets", r.removeShimSockets)
 	for _, directory := range []string{hostconfig.LibDir, hostconfig.EtcDir, hostconfig.LogDir, hostconfig.VarDir, hostconfig.RunDir} {
@@ -120,7 +130,9 @@ func (r *reset) restoreForeign() error {
 		return err
 	}
 	var faults []error
-	for path, e := range paths {
+	// What is in a directory goes before it.
+	for _, path := range slices.Backward(slices.Sorted(maps.Keys(paths))) {
+		e := paths[path]
 		if slices.ContainsFunc(units, func(unit string) bool { return r.init.UnitPath(unit) == path }) {
 			continue
 		}

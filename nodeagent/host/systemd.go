@@ -101,6 +101,12 @@ func (s *systemd) Stop(ctx context.Context, unit string) error {
 	return ignoreMissing(err)
 }
 
+func (s *systemd) HangUp(ctx context.Context, unit string) error {
+	// Later versions call it --kill-whom, and know both.
+	_, err := s.run(ctx, "systemctl", "kill", "--kill-who=main", "--signal=HUP", unit+".service")
+	return err
+}
+
 // forgetFailure clears the failed state and the start rate limit; a unit that
 // never failed makes it fail, which means nothing.
 func (s *systemd) forgetFailure(ctx context.Context, unit string) {

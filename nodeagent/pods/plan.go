@@ -227,7 +227,7 @@ func (p *planner) run() {
 		p.sandbox()
 		return
 	}
-	if s.Busy[string(RunSandbox)] {
+	if s.Busy[string(RunSandbox)] || p.restartAll() {
 		return
 	}
 	for key := range s.Busy {

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -147,17 +148,9 @@ func restarts(pod *v1.Pod, c *v1.Container, code int32) bool {
 	if code == 0 && isInit(pod, c.Name) && !isSidecar(c) {
 		return false
 	}
-	for _, rule := range c.RestartPolicyRules {
-		if rule.ExitCodes == nil {
-			continue
-		}
-		listed := false
-		for _, v := range rule.ExitCodes.Values {
-			listed = listed || v == code
-		}
-		if listed == (rule.ExitCodes.Operator == v1.ContainerRestartRuleOnExitCodesOpIn) {
-			return rule.Action == v1.ContainerRestartRuleActionRestart
-		}
+	switch ruleFor(c, code) {
+	case v1.ContainerRestartRuleActionRestart, v1.ContainerRestartRuleActionRestartAllContainers:
+		return true
 	}
 	policy := pod.Spec.RestartPolicy
 	if c.RestartPolicy != nil {
@@ -170,4 +163,61 @@ func restarts(pod *v1.Pod, c *v1.Container, code int32) bool {
 		return code != 0
 	}
 	return true
+}
+
+// ruleFor is what the container's own rules have done when it exits with code:
+// the first that matches decides; empty if none does.
+func ruleFor(c *v1.Container, code int32) v1.ContainerRestartRuleAction {
+	for _, rule := range c.RestartPolicyRules {
+		if rule.ExitCodes == nil {
+			continue
+		}
+		listed := slices.Contains(rule.ExitCodes.Values, code)
+		if listed == (rule.ExitCodes.Operator == v1.ContainerRestartRuleOnExitCodesOpIn) {
+			return rule.Action
+		}
+	}
+	return ""
+}
+
+// restartable are the containers that start anew when all do: all but the
+// ephemeral ones.
+func restartable(pod *v1.Pod) map[string]*v1.Container {
+	found := map[string]*v1.Container{}
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			found[list[i].Name] = &list[i]
+		}
+	}
+	return found
+}
+
+// mayRestartAll says that the end of some container can have all start anew.
+func mayRestartAll(pod *v1.Pod) bool {
+	for _, c := range restartable(pod) {
+		for _, rule := range c.RestartPolicyRules {
+			if rule.Action == v1.ContainerRestartRuleActionRestartAllContainers {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// restartsAll says that run ended in a way that has all containers start anew.
+func restartsAll(c *v1.Container, run *runtime.Container) bool {
+	return run != nil && run.State == runtime.Exited && ruleFor(c, run.ExitCode) == v1.ContainerRestartRuleActionRestartAllContainers
+}
+
+// restartingAll says that all containers have to go, in order to start anew.
+func (s *Situation) restartingAll() bool {
+	if !mayRestartAll(s.Pod) {
+		return false
+	}
+	for name, c := range restartable(s.Pod) {
+		if restartsAll(c, s.Actual.Latest(name)) {
+			return true
+		}
+	}
+	return false
 }

@@ -38,6 +38,9 @@ func Describe(s *Situation, plan *Plan) v1.PodStatus {
 			initial.Reason = "PodInitializing"
 		}
 		d := &describer{s: s, plan: plan, initial: initial, stopped: stopped}
+		if s.End == nil && !s.Gone && mayRestartAll(s.Pod) {
+			d.restarting = s.restartingAll() || isTrueCondition(&s.Pod.Status, v1.AllContainersRestarting)
+		}
 		status.InitContainerStatuses = d.containers(s.Pod.Spec.InitContainers, true)
 		status.ContainerStatuses = d.containers(s.Pod.Spec.Containers, false)
 		status.EphemeralContainerStatuses = d.ephemeral()
@@ -138,6 +141,7 @@ func Phase(s *Situation, status *v1.PodStatus, stopped bool) v1.PodPhase {
 		byName[status.ContainerStatuses[i].Name] = &status.ContainerStatuses[i]
 	}
 	initializing := false
+	restarting := s.End == nil && s.restartingAll()
 	for i := range s.Pod.Spec.InitContainers {
 		c := &s.Pod.Spec.InitContainers[i]
 		cs := byName[c.Name]
@@ -146,7 +150,7 @@ func Phase(s *Situation, status *v1.PodStatus, stopped bool) v1.PodPhase {
 			initializing = initializing || cs == nil || cs.Started == nil || !*cs.Started
 		case cs != nil && cs.State.Terminated != nil:
 			if code := cs.State.Terminated.ExitCode; code != 0 {
-				if !restarts(s.Pod, c, code) {
+				if !restarting && !restarts(s.Pod, c, code) {
 					return v1.PodFailed
 				}
 				initializing = true
@@ -243,11 +247,18 @@ func conditions(s *Situation, status *v1.PodStatus) {
 	}
 	sandbox := s.sandboxUsable() && !finished(status.Phase)
 	set(v1.PodReadyToStartContainers, sandbox, "", "")
+	if mayRestartAll(s.Pod) {
+		c := restartingCondition(s, status.Phase)
+		c.LastTransitionTime = metav1.NewTime(s.Now).Rfc3339Copy()
+		setCondition(status, c)
+	}
 
 	incomplete := incompleteInit(s, status)
 	switch {
 	case done:
 		set(v1.PodInitialized, true, "PodCompleted", "")
+	case len(incomplete) > 0 && mayRestartAll(s.Pod) && isTrueCondition(&s.Pod.Status, v1.PodInitialized):
+		set(v1.PodInitialized, true, "", "") // once is for ever
 	case len(incomplete) > 0:
 		set(v1.PodInitialized, false, "ContainersNotInitialized", fmt.Sprintf("containers with incomplete status: %s", names(incomplete)))
 	default:
@@ -351,6 +362,11 @@ func condition(status *v1.PodStatus, kind v1.PodConditionType) *v1.PodCondition 
 		}
 	}
 	return nil
+}
+
+func isTrueCondition(status *v1.PodStatus, kind v1.PodConditionType) bool {
+	c := condition(status, kind)
+	return c != nil && c.Status == v1.ConditionTrue
 }
 
 // setCondition replaces a condition; its transition time changes only with

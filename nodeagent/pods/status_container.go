@@ -19,6 +19,8 @@ type describer struct {
 	plan    *Plan
 	initial v1.ContainerStateWaiting // of a container that nobody has begun to start
 	stopped bool
+	// restarting: all containers start anew, so that one that is gone was taken away.
+	restarting bool
 }
 
 func (d *describer) containers(list []v1.Container, initContainers bool) []v1.ContainerStatus {
@@ -60,7 +62,9 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 		if old := d.told(c.Name); old != nil {
 			status.RestartCount = old.RestartCount
 			status.LastTerminationState = old.LastTerminationState
-			if old.State.Terminated != nil {
+			if d.restarting && old.State.Waiting == nil {
+				removed(old, &status)
+			} else if old.State.Terminated != nil {
 				status = *old // the runtime has forgotten it, the API has not
 			} else if old.State.Running != nil && d.stopped {
 				status.State = v1.ContainerState{Terminated: lost()}
@@ -78,6 +82,13 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 	status.State = state(run)
 	if len(runs) > 1 {
 		status.LastTerminationState = v1.ContainerState{Terminated: state(runs[1]).Terminated}
+	} else if old := d.told(c.Name); old != nil {
+		// The run before is gone from the runtime, but not from the API.
+		if old.ContainerID != run.URI && old.State.Terminated != nil {
+			status.LastTerminationState = old.State
+		} else {
+			status.LastTerminationState = old.LastTerminationState
+		}
 	}
 	if run.State == runtime.Running {
 		result := s.Probes[run.ID]

@@ -249,12 +249,12 @@ func TestCRIOTakesImages(t *testing.T) {
 	}
 	check(op, "was being loaded when that was broken off")
 
-	fake.mu.Lock()
-	fake.pinned = ""
-	fake.mu.Unlock()
-	if err := os.Remove(h.path(hostconfig.CRIOLoading)); err != nil {
-		t.Fatal(err)
+	for _, path := range []string{hostconfig.CRIOPins, hostconfig.CRIOLoading} {
+		if err := os.Remove(h.path(path)); err != nil {
+			t.Fatal(err)
+		}
 	}
+	fake.reload() // whether or not one is under way
 	check(op, "is not pinned")
 }
 

@@ -22,7 +22,7 @@ import (
 // containerConfig is what the runtime has to know to make one run of c.
 // imageRef is the reference that the runtime gave its image.
 func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Container, attempt uint32, imageRef string, ips []string, mounted *volumes.Mounted) (*criv1.ContainerConfig, error) {
-	env, values, err := a.environment(ctx, pod, c)
+	env, values, err := a.environment(ctx, pod, c, mounted)
 	if err != nil {
 		return nil, err
 	}

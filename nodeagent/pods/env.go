@@ -16,11 +16,12 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/nodeagent/downward"
+	"clusterctl/nodeagent/volumes"
 )
 
 // environment is the container's environment: services, then envFrom, then
 // env, later ones winning, in a stable order.
-func (a *Agent) environment(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]*criv1.KeyValue, map[string]string, error) {
+func (a *Agent) environment(ctx context.Context, pod *v1.Pod, c *v1.Container, mounted *volumes.Mounted) ([]*criv1.KeyValue, map[string]string, error) {
 	values := map[string]string{}
 	for _, from := range c.EnvFrom {
 		data, err := a.envFrom(ctx, pod, from)
@@ -41,7 +42,7 @@ func (a *Agent) environment(ctx context.Context, pod *v1.Pod, c *v1.Container) (
 	for _, e := range c.Env {
 		value := e.Value
 		if e.ValueFrom != nil {
-			v, ok, err := a.envValue(ctx, pod, c, e.ValueFrom)
+			v, ok, err := a.envValue(ctx, pod, c, e.ValueFrom, mounted)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -90,7 +91,7 @@ func (a *Agent) envFrom(ctx context.Context, pod *v1.Pod, from v1.EnvFromSource)
 
 // envValue is the value that a source refers to; false if it is optional and
 // not there.
-func (a *Agent) envValue(ctx context.Context, pod *v1.Pod, c *v1.Container, from *v1.EnvVarSource) (string, bool, error) {
+func (a *Agent) envValue(ctx context.Context, pod *v1.Pod, c *v1.Container, from *v1.EnvVarSource, mounted *volumes.Mounted) (string, bool, error) {
 	switch {
 	case from.FieldRef != nil:
 		v, err := downward.Field(pod, from.FieldRef.FieldPath)
@@ -120,6 +121,8 @@ func (a *Agent) envValue(ctx context.Context, pod *v1.Pod, c *v1.Container, from
 			return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", ref.Key, pod.Namespace, ref.Name)
 		}
 		return string(v), ok, nil
+	case from.FileKeyRef != nil:
+		return a.envFile(pod, from.FileKeyRef, mounted)
 	}
 	return "", false, fmt.Errorf("the source of an environment variable is not supported by the node agent")
 }

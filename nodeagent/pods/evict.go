@@ -3,9 +3,7 @@ package pods
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -96,7 +94,7 @@ func (h host) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, error) {
 		name := c.GetAttributes().GetMetadata().GetName()
 		of := usage.Containers[name]
 		memory := int64(c.GetMemory().GetWorkingSetBytes().GetValue())
-		bytes, inodes := diskUsage(filepath.Join(h.logDirectory(pod), name))
+		bytes, inodes := stats.DiskUsage(filepath.Join(h.logDirectory(pod), name))
 		bytes += int64(c.GetWritableLayer().GetUsedBytes().GetValue())
 		of.Memory += memory
 		of.Disk = bytes
@@ -111,16 +109,10 @@ func (h host) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, error) {
 	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		kind := ""
-		switch {
-		case v.EmptyDir != nil && v.EmptyDir.Medium == v1.StorageMediumDefault:
-			kind = "empty-dir"
-		case v.ConfigMap != nil:
-			kind = "configmap"
-		default:
+		if !stats.Ephemeral(v) {
 			continue
 		}
-		bytes, inodes := diskUsage(filepath.Join(h.Volumes.PodDir(pod.UID), "volumes", "kubernetes.io~"+kind, v.Name))
+		bytes, inodes := stats.DiskUsage(h.Volumes.Directory(pod, v))
 		usage.Disk += bytes
 		usage.Inodes += inodes
 		if v.EmptyDir != nil {
@@ -128,32 +120,6 @@ func (h host) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, error) {
 		}
 	}
 	return usage, nil
-}
-
-// diskUsage is what lies below dir: blocks in use, in bytes, and inodes. Files
-// that come and go meanwhile may be missed.
-func diskUsage(dir string) (bytes, inodes int64) {
-	seen := map[uint64]bool{} // files with several names count once
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return nil
-		}
-		info, err := e.Info()
-		if err != nil {
-			return nil
-		}
-		stat, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || seen[stat.Ino] {
-			return nil
-		}
-		if stat.Nlink > 1 {
-			seen[stat.Ino] = true
-		}
-		bytes += stat.Blocks * 512
-		inodes++
-		return nil
-	})
-	return bytes, inodes
 }
 
 // Evict ends a pod for good.
@@ -185,4 +151,9 @@ func (w *worker) finishWith(end *End) bool {
 	w.end = end
 	w.poke()
 	return true
+}
+
+// Disks measures what the agent's pods have on disks.
+func (a *Agent) Disks() *stats.Disks {
+	return &stats.Disks{Pods: a.List, LogDir: a.logDirectory, Volume: a.Volumes.Directory, Runtime: a.Config.Runtime, State: a.StateDir, Logger: a.Logger}
 }

@@ -1,8 +1,6 @@
 package pods
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -31,21 +29,4 @@ func TestAgentEvicts(t *testing.T) {
 		t.Errorf("status: %+v", pod.Status)
 	}
 	b.stop()
-}
-
-func TestDiskUsage(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
-		t.Fatal(err)
-	}
-	bytes, inodes := diskUsage(dir)
-	if bytes < 1<<20 || bytes >= 2<<20 || inodes != 2 {
-		t.Errorf("got %d bytes in %d inodes", bytes, inodes)
-	}
-	if bytes, inodes := diskUsage(filepath.Join(dir, "none")); bytes != 0 || inodes != 0 {
-		t.Errorf("of nothing: %d, %d", bytes, inodes)
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -144,7 +145,11 @@ func (s *Server) removeLocalVolume(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
-	summary, err := s.Stats.Summary(r.Context())
+	measure := s.Stats.Summary
+	if only, _ := strconv.ParseBool(r.FormValue("only_cpu_and_memory")); only {
+		measure = s.Stats.CPUAndMemory
+	}
+	summary, err := measure(r.Context())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -153,10 +158,9 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
-	summary, err := s.Stats.Summary(r.Context())
+	summary, err := s.Stats.CPUAndMemory(r.Context())
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+		s.Logger.Warn("cannot measure pods", "error", err)
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_ = stats.WriteMetrics(w, summary) // the client has gone: nobody to tell

@@ -139,7 +139,7 @@ func (c *Containers) Describe(chan<- *prometheus.Desc) {}
 func (c *Containers) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	known, err := c.known(ctx)
+	known, err := identify(ctx, c.Runtime)
 	if err != nil {
 		c.Logger.Warn("cannot measure containers", "error", err)
 		return
@@ -172,6 +172,7 @@ func (c *Containers) Collect(out chan<- prometheus.Metric) {
 // identity is whose group it is.
 type identity struct {
 	container, image, name, namespace, pod string
+	uid                                    string // of the pod
 	sandbox                                bool
 	created                                int64 // nanoseconds; 0: not known
 }
@@ -183,28 +184,30 @@ func (i *identity) labels(id string, more ...string) []string {
 // identities of containers and sandboxes by their ID, and of pods by their UID.
 type identities struct{ byID, byUID map[string]*identity }
 
-func (c *Containers) known(ctx context.Context) (*identities, error) {
+// identify asks the runtime what runs.
+func identify(ctx context.Context, r *runtime.Runtime) (*identities, error) {
 	known := &identities{map[string]*identity{}, map[string]*identity{}}
-	sandboxes, err := c.Runtime.ListPodSandbox(ctx, &criv1.PodSandboxFilter{
+	sandboxes, err := r.ListPodSandbox(ctx, &criv1.PodSandboxFilter{
 		State: &criv1.PodSandboxStateValue{State: criv1.PodSandboxState_SANDBOX_READY}})
 	if err != nil {
 		return nil, err
 	}
-	containers, err := c.Runtime.ListContainers(ctx, &criv1.ContainerFilter{
+	containers, err := r.ListContainers(ctx, &criv1.ContainerFilter{
 		State: &criv1.ContainerStateValue{State: criv1.ContainerState_CONTAINER_RUNNING}})
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range sandboxes {
 		namespace, pod := s.Metadata.GetNamespace(), s.Metadata.GetName()
-		known.byID[s.Id] = &identity{name: s.Id, namespace: namespace, pod: pod, sandbox: true, created: s.CreatedAt}
-		known.byUID[s.Metadata.GetUid()] = &identity{namespace: namespace, pod: pod}
+		uid := s.Metadata.GetUid()
+		known.byID[s.Id] = &identity{name: s.Id, namespace: namespace, pod: pod, uid: uid, sandbox: true, created: s.CreatedAt}
+		known.byUID[uid] = &identity{namespace: namespace, pod: pod, uid: uid}
 	}
 	for _, one := range containers {
 		known.byID[one.Id] = &identity{
 			container: one.Labels[runtime.LabelContainerName], name: one.Id, created: one.CreatedAt,
 			image:     cmp.Or(one.Image.GetUserSpecifiedImage(), one.Image.GetImage()),
-			namespace: one.Labels[runtime.LabelPodNamespace], pod: one.Labels[runtime.LabelPodName]}
+			namespace: one.Labels[runtime.LabelPodNamespace], pod: one.Labels[runtime.LabelPodName], uid: one.Labels[runtime.LabelPodUID]}
 	}
 	return known, nil
 }

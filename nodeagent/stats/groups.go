@@ -21,7 +21,8 @@ type group struct {
 	shares, quota, period      float64 // quota 0: none
 	usage, peak, limit         float64 // bytes; limit 0: none
 	cache, rss, mapped         float64
-	swap, active, inactive     float64
+	swap, swapLimit            float64 // bytes; swapLimit -1: none is known
+	active, inactive           float64
 	faults, majorFaults        float64
 	failures, ooms             float64
 	processes, threads         float64
@@ -40,6 +41,8 @@ type group struct {
 type pressure struct {
 	waiting float64 // some of them
 	stalled float64 // all of them
+	// Shares of the last 10, 60 and 300 seconds, in percent.
+	waitingOf, stalledOf [3]float64
 }
 
 // groupReader reads control groups, of either version.
@@ -91,7 +94,7 @@ const (
 )
 
 func (r *groupReader) readV1(name string) *group {
-	g := &group{}
+	g := &group{swapLimit: -1}
 	file := func(controller, file string) string { return filepath.Join(r.root, controller, name, file) }
 	g.cpu = number(file("cpuacct", "cpuacct.usage")) / nanoseconds
 	use := pairs(file("cpuacct", "cpuacct.stat"))
@@ -111,6 +114,9 @@ func (r *groupReader) readV1(name string) *group {
 	m := pairs(file("memory", "memory.stat"))
 	g.hasMemory = len(m) > 0
 	g.cache, g.rss, g.mapped, g.swap = m["total_cache"], m["total_rss"], m["total_mapped_file"], m["total_swap"]
+	if both := number(file("memory", "memory.memsw.limit_in_bytes")); both > 0 && both < boundless {
+		g.swapLimit = max(both-g.limit, 0)
+	}
 	g.active, g.inactive = m["total_active_file"], m["total_inactive_file"]
 	g.faults, g.majorFaults = m["total_pgfault"], m["total_pgmajfault"]
 	g.ooms = pairs(file("memory", "memory.oom_control"))["oom_kill"]
@@ -124,7 +130,7 @@ func (r *groupReader) readV1(name string) *group {
 }
 
 func (r *groupReader) readUnified(dir string) *group {
-	g := &group{}
+	g := &group{swapLimit: -1}
 	file := func(name string) string { return filepath.Join(dir, name) }
 	cpu := pairs(file("cpu.stat"))
 	g.hasCPU = len(cpu) > 0
@@ -140,6 +146,9 @@ func (r *groupReader) readUnified(dir string) *group {
 
 	g.usage, g.peak, g.limit = number(file("memory.current")), number(file("memory.peak")), number(file("memory.max"))
 	g.swap = number(file("memory.swap.current"))
+	if limit, err := strconv.ParseFloat(strings.TrimSpace(text(file("memory.swap.max"))), 64); err == nil {
+		g.swapLimit = limit
+	}
 	m := pairs(file("memory.stat"))
 	g.hasMemory = len(m) > 0
 	g.cache, g.rss, g.mapped, g.kernelMemory = m["file"], m["anon"], m["file_mapped"], m["kernel"]
@@ -184,15 +193,20 @@ func (r *groupReader) processes(g *group, procs, pids string) {
 //	full avg10=0.00 avg60=0.00 avg300=0.00 total=0
 func readPressure(file string) (p pressure) {
 	for line := range strings.Lines(text(file)) {
-		kind, _, _ := strings.Cut(line, " ")
-		_, total, _ := strings.Cut(strings.TrimSpace(line), "total=")
-		n, err := strconv.ParseFloat(total, 64)
-		switch {
-		case err != nil:
-		case kind == "some":
-			p.waiting = n / microseconds
-		case kind == "full":
-			p.stalled = n / microseconds
+		fields := strings.Fields(line)
+		if len(fields) != 5 {
+			continue
+		}
+		var n [4]float64
+		for i, field := range fields[1:] {
+			_, value, _ := strings.Cut(field, "=")
+			n[i], _ = strconv.ParseFloat(value, 64)
+		}
+		switch fields[0] {
+		case "some":
+			p.waiting, p.waitingOf = n[3]/microseconds, [3]float64(n[:3])
+		case "full":
+			p.stalled, p.stalledOf = n[3]/microseconds, [3]float64(n[:3])
 		}
 	}
 	return p

@@ -26,7 +26,7 @@ func files(t *testing.T, content map[string]string) string {
 func TestGroupsOfBothVersionsAreReadAlike(t *testing.T) {
 	want := &group{
 		cpu: 2.5, user: 1.5, system: 1, periods: 10, throttled: 4, throttledTime: 0.25, shares: 102, quota: 50000, period: 100000,
-		usage: 9000, peak: 9500, limit: 10000, cache: 5000, rss: 3000, mapped: 100, swap: 7, active: 2000, inactive: 1000,
+		usage: 9000, peak: 9500, limit: 10000, cache: 5000, rss: 3000, mapped: 100, swap: 7, swapLimit: 20, active: 2000, inactive: 1000,
 		faults: 11, majorFaults: 2, failures: 3, ooms: 1, processes: 2, threads: 5, kernelMemory: 500, workingSet: 8000, init: 41,
 		reads: map[string]float64{"7:99": 1}, writes: map[string]float64{"7:99": 2},
 		readsBytes: map[string]float64{"7:99": 4096}, writesBytes: map[string]float64{"7:99": 8192},
@@ -37,7 +37,7 @@ func TestGroupsOfBothVersionsAreReadAlike(t *testing.T) {
 		"cpu/g/cpu.stat":   "nr_periods 10\nnr_throttled 4\nthrottled_time 250000000\n",
 		"cpu/g/cpu.shares": "102\n", "cpu/g/cpu.cfs_quota_us": "50000\n", "cpu/g/cpu.cfs_period_us": "100000\n",
 		"memory/g/memory.usage_in_bytes": "9000\n", "memory/g/memory.max_usage_in_bytes": "9500\n",
-		"memory/g/memory.limit_in_bytes": "10000\n", "memory/g/memory.failcnt": "3\n", "memory/g/memory.kmem.usage_in_bytes": "500\n",
+		"memory/g/memory.limit_in_bytes": "10000\n", "memory/g/memory.memsw.limit_in_bytes": "10020\n", "memory/g/memory.failcnt": "3\n", "memory/g/memory.kmem.usage_in_bytes": "500\n",
 		"memory/g/memory.stat": "cache 1\ntotal_cache 5000\ntotal_rss 3000\ntotal_mapped_file 100\ntotal_swap 7\n" +
 			"total_active_file 2000\ntotal_inactive_file 1000\ntotal_pgfault 11\ntotal_pgmajfault 2\n",
 		"memory/g/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
@@ -48,11 +48,11 @@ func TestGroupsOfBothVersionsAreReadAlike(t *testing.T) {
 	second := files(t, map[string]string{
 		"g/cpu.stat":   "usage_usec 2500000\nuser_usec 1500000\nsystem_usec 1000000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 250000\n",
 		"g/cpu.weight": "4\n", "g/cpu.max": "50000 100000\n",
-		"g/memory.current": "9000\n", "g/memory.peak": "9500\n", "g/memory.max": "10000\n", "g/memory.swap.current": "7\n",
+		"g/memory.current": "9000\n", "g/memory.peak": "9500\n", "g/memory.max": "10000\n", "g/memory.swap.current": "7\n", "g/memory.swap.max": "20\n",
 		"g/memory.stat":   "anon 3000\nfile 5000\nkernel 500\nfile_mapped 100\nactive_file 2000\ninactive_file 1000\npgfault 11\npgmajfault 2\n",
 		"g/memory.events": "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\n",
 		"g/cgroup.procs":  "41\n42\n", "g/pids.current": "5\n", "g/pids.max": "50\n",
-		"g/cpu.pressure":    "some avg10=0.00 avg60=0.00 avg300=0.00 total=1500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=500000\n",
+		"g/cpu.pressure":    "some avg10=1.00 avg60=2.00 avg300=3.00 total=1500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=500000\n",
 		"g/memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=3000000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=2000000\n",
 		"g/io.pressure":     "some avg10=0.00 avg60=0.00 avg300=0.00 total=5000000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=4000000\n",
 		"g/io.stat":         "7:99 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n",
@@ -63,7 +63,7 @@ func TestGroupsOfBothVersionsAreReadAlike(t *testing.T) {
 		got := reader.read("/g")
 		if version == 2 {
 			got.shares = 102 // a weight stands for many shares
-			if got.cpuPressure != (pressure{1.5, 0.5}) || got.memoryPressure != (pressure{3, 2}) || got.ioPressure != (pressure{5, 4}) || !got.hasPressure {
+			if got.cpuPressure != (pressure{1.5, 0.5, [3]float64{1, 2, 3}, [3]float64{}}) || got.memoryPressure != (pressure{waiting: 3, stalled: 2}) || got.ioPressure != (pressure{waiting: 5, stalled: 4}) || !got.hasPressure {
 				t.Errorf("pressure: %v %v %v", got.cpuPressure, got.memoryPressure, got.ioPressure)
 			}
 			got.cpuPressure, got.memoryPressure, got.ioPressure, got.hasPressure = pressure{}, pressure{}, pressure{}, false // version 1 has none

@@ -7,13 +7,15 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Memory of the host, in bytes.
 type Memory struct {
-	Total, Available uint64
+	Total, Available    uint64
+	SwapTotal, SwapFree uint64
 }
 
 // ReadMemory reads /proc/meminfo.
@@ -39,6 +41,10 @@ func ReadMemory() (Memory, error) {
 			m.Total = kib << 10
 		case "MemAvailable:":
 			m.Available = kib << 10
+		case "SwapTotal:":
+			m.SwapTotal = kib << 10
+		case "SwapFree:":
+			m.SwapFree = kib << 10
 		}
 	}
 	return m, lines.Err()
@@ -91,6 +97,18 @@ func CPUNanoseconds() (uint64, error) {
 		ticks += n
 	}
 	return ticks * (1_000_000_000 / ticksPerSecond), nil
+}
+
+// Booted is when the host was started; zero if the kernel does not tell.
+func Booted() time.Time {
+	for line := range strings.Lines(text("/proc/stat")) {
+		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "btime" {
+			if n, err := strconv.ParseInt(fields[1], 10, 64); err == nil {
+				return time.Unix(n, 0)
+			}
+		}
+	}
+	return time.Time{}
 }
 
 // PIDs are how many processes and threads the host runs, and how many it can:

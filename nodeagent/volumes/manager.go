@@ -109,19 +109,13 @@ func (m *Manager) prepare(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (
 		return source.HostPath.Path, refresh, checkHostPath(source.HostPath)
 	case source.Image != nil:
 		return "", refresh, nil // the runtime mounts it
-	case source.EmptyDir != nil:
-		path = m.volumeDir(pod.UID, "empty-dir", volume.Name)
-		return path, refresh, m.emptyDir(pod, path, source.EmptyDir)
-	case source.ConfigMap != nil:
-		path = m.volumeDir(pod.UID, "configmap", volume.Name)
-	case source.Secret != nil:
-		path = m.volumeDir(pod.UID, "secret", volume.Name)
-	case source.DownwardAPI != nil:
-		path = m.volumeDir(pod.UID, "downward-api", volume.Name)
-	case source.Projected != nil:
-		path = m.volumeDir(pod.UID, "projected", volume.Name)
-	default:
+	}
+	path = m.Directory(pod, volume)
+	switch {
+	case path == "":
 		return "", refresh, errors.New("this kind of volume is not supported by the node agent")
+	case source.EmptyDir != nil:
+		return path, refresh, m.emptyDir(pod, path, source.EmptyDir)
 	}
 	contents, refresh, err := m.contents(ctx, pod, volume)
 	if err != nil {
@@ -153,6 +147,27 @@ func (m *Manager) prepare(ctx context.Context, pod *v1.Pod, volume *v1.Volume) (
 
 func (m *Manager) volumeDir(uid types.UID, kind, name string) string {
 	return filepath.Join(m.PodDir(uid), "volumes", "kubernetes.io~"+kind, name)
+}
+
+// Directory is where the agent keeps the contents of a volume that are the pod's
+// alone; empty if they are elsewhere.
+func (m *Manager) Directory(pod *v1.Pod, volume *v1.Volume) string {
+	kind := ""
+	switch source := &volume.VolumeSource; {
+	case source.EmptyDir != nil:
+		kind = "empty-dir"
+	case source.ConfigMap != nil:
+		kind = "configmap"
+	case source.Secret != nil:
+		kind = "secret"
+	case source.DownwardAPI != nil:
+		kind = "downward-api"
+	case source.Projected != nil:
+		kind = "projected"
+	default:
+		return ""
+	}
+	return m.volumeDir(pod.UID, kind, volume.Name)
 }
 
 func (m *Manager) emptyDir(pod *v1.Pod, path string, source *v1.EmptyDirVolumeSource) error {

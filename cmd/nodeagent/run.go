@@ -242,6 +242,10 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 			Logger: logger.With("part", "server"), Metrics: gatherers, MoreMetrics: moreMetrics,
 		})
 	})
+	start("pod resources", func() error {
+		return (&devices.PodResources{Socket: filepath.Join(config.StateDir, "pod-resources", "kubelet.sock"),
+			Devices: &devices.Manager{Claims: claims, Plugins: devicePlugins}, Pods: agent.List, Pod: agent.Pod}).Run(ctx)
+	})
 	start("node", func() error {
 		if err := self.Register(ctx); err != nil {
 			return err

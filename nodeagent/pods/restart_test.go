@@ -73,8 +73,8 @@ func TestAllContainersStartAnew(t *testing.T) {
 	}
 }
 
-// TestStartingAnewIsNoFailure: an init container that was killed for it must
-// not end a pod that never restarts anything else.
+// TestStartingAnewIsNoFailure: containers that were killed for it must not end
+// a pod that never restarts anything else.
 func TestStartingAnewIsNoFailure(t *testing.T) {
 	pod := testPod("Never", "side1", "init1")
 	restartsAllOn(&pod.Spec.InitContainers[0], 42)
@@ -84,7 +84,13 @@ func TestStartingAnewIsNoFailure(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if status := Describe(s, &plan); status.Phase != v1.PodPending {
-		t.Errorf("phase %s", status.Phase)
+		t.Errorf("an init container was killed: phase %s", status.Phase)
+	}
+	s = situation(pod, run("side1", runtime.Exited, 42, 0), run("init1", runtime.Exited, 0, 0),
+		run("a", runtime.Exited, 137, 0), run("b", runtime.Exited, 137, 0))
+	plan = Decide(s)
+	if status := Describe(s, &plan); status.Phase != v1.PodRunning {
+		t.Errorf("all were killed: phase %s", status.Phase)
 	}
 }
 

@@ -173,7 +173,7 @@ func Phase(s *Situation, status *v1.PodStatus, stopped bool) v1.PodPhase {
 			if cs.State.Terminated.ExitCode == 0 {
 				succeeded++
 			}
-			if restarts(s.Pod, c, cs.State.Terminated.ExitCode) || s.history(c.Name).Restart != "" && strings.HasSuffix(cs.ContainerID, "://"+s.history(c.Name).Restart) {
+			if restarting || restarts(s.Pod, c, cs.State.Terminated.ExitCode) || s.history(c.Name).Restart != "" && strings.HasSuffix(cs.ContainerID, "://"+s.history(c.Name).Restart) {
 				returning++
 			}
 		case cs.LastTerminationState.Terminated != nil:

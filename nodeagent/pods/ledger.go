@@ -32,6 +32,7 @@ type entry struct {
 	wish            *v1.Pod // as the pod wants to be; nil if it wants nothing more
 	since           int     // order of the wish
 	reason, message string  // why the wish does not come true
+	leaving         bool    // the API has the pod no more: others may have its room
 }
 
 func newLedger(node func() *v1.Node, wake func(types.UID)) *ledger {
@@ -45,11 +46,26 @@ func (l *ledger) tell() {
 	}
 }
 
-// rooms are what all pods have been granted.
+// rooms are what all pods have been granted, those too that are leaving.
 func (l *ledger) rooms() []*v1.Pod {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.others("")
+	rooms := make([]*v1.Pod, 0, len(l.entries))
+	for _, e := range l.entries {
+		rooms = append(rooms, e.room)
+	}
+	return rooms
+}
+
+// leave lets others have the room of a pod that the API has no more, though it
+// may take a while to stop: the scheduler counts it no longer either.
+func (l *ledger) leave(uid types.UID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.entries[uid]; e != nil {
+		e.leaving, e.wish = true, nil
+		l.settle("")
+	}
 }
 
 // grant notes what the pod has without asking: it has been admitted before.
@@ -99,7 +115,7 @@ func (l *ledger) resize(pod *v1.Pod) (granted bool, reason, message string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.entries[pod.UID]
-	if e == nil {
+	if e == nil || e.leaving {
 		return false, "", ""
 	}
 	wants := resourcesOf(pod)
@@ -154,10 +170,11 @@ func (l *ledger) settle(asking types.UID) {
 	}
 }
 
+// others are the rooms that are taken, without that of uid.
 func (l *ledger) others(uid types.UID) []*v1.Pod {
 	others := make([]*v1.Pod, 0, len(l.entries))
 	for other, e := range l.entries {
-		if other != uid {
+		if other != uid && !e.leaving {
 			others = append(others, e.room)
 		}
 	}

@@ -43,6 +43,42 @@ func sizedNode(cpu string) *v1.Node {
 		v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse("4Gi"), v1.ResourcePods: resource.MustParse("110")}}}
 }
 
+// TestRoomOfPodsThatLeave: a pod that the API has no more may take long to stop,
+// and the scheduler has given its room away meanwhile.
+func TestRoomOfPodsThatLeave(t *testing.T) {
+	var woken []types.UID
+	l := newLedger(func() *v1.Node { return sizedNode("1") }, func(uid types.UID) { woken = append(woken, uid) })
+	old, wishful, late := sizedPod("old", "600m"), sizedPod("wishful", "200m"), sizedPod("late", "500m")
+	for _, pod := range []*v1.Pod{old, wishful} {
+		if reason, message := l.admit(pod); reason != "" {
+			t.Fatalf("%s: %s %s", pod.Name, reason, message)
+		}
+	}
+	if reason, _ := l.admit(late); reason != "OutOfcpu" {
+		t.Errorf("a pod too much: %q", reason)
+	}
+	more := wishful.DeepCopy()
+	more.Spec.Containers[0].Resources = size("500m", "64Mi")
+	if granted, _, _ := l.resize(more); granted {
+		t.Error("granted what nobody left")
+	}
+	l.leave("old")
+	if len(woken) != 1 || woken[0] != "wishful" {
+		t.Errorf("woken: %v", woken)
+	}
+	if reason, message := l.admit(late); reason != "" {
+		t.Errorf("refused what was left: %s %s", reason, message)
+	}
+	if rooms := l.rooms(); len(rooms) != 3 {
+		t.Errorf("%d pods are there, want 3", len(rooms))
+	}
+	l.release("old")
+	if rooms := l.rooms(); len(rooms) != 2 {
+		t.Errorf("%d pods are there, want 2", len(rooms))
+	}
+	l.leave("old") // nobody knows it any more
+}
+
 func TestDecideResizes(t *testing.T) {
 	pod := testPod("Always", "side")
 	for i := range pod.Spec.Containers {

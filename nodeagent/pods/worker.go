@@ -157,6 +157,7 @@ func (w *worker) delete(pod *v1.Pod) {
 	w.mu.Lock()
 	w.pod, w.gone = pod, true
 	w.mu.Unlock()
+	w.agent.ledger.leave(w.uid)
 	w.poke()
 }
 

@@ -34,7 +34,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	if uid := image.GetImage().GetUid(); uid != nil {
 		imageUID = &uid.Value
 	}
-	security, err := a.securityContext(pod, c, image.GetImage().GetUsername(), imageUID)
+	security, err := a.securityContext(ctx, pod, c, image.GetImage().GetUsername(), imageUID)
 	if err != nil {
 		return nil, err
 	}

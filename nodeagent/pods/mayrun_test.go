@@ -1,12 +1,19 @@
 package pods
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	internalapi "k8s.io/cri-api/pkg/apis"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -96,14 +103,14 @@ func TestUserNamespace(t *testing.T) {
 	b.node.Status.RuntimeHandlers = []v1.NodeRuntimeHandler{{Name: "", Features: &v1.NodeRuntimeHandlerFeatures{UserNamespaces: &yes}}, {Name: "old"}}
 	a := b.agent(t.Context(), b.cri)
 	pod := testPod("Always")
-	if users, err := a.userNamespace(pod); users != nil || err != nil {
+	if users, err := a.userNamespace(t.Context(), pod); users != nil || err != nil {
 		t.Errorf("a pod that does not ask gets %v %v", users, err)
 	}
 	pod.Spec.HostUsers = &no
 	if err := os.MkdirAll(a.Volumes.PodDir(pod.UID), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	users, err := a.userNamespace(pod)
+	users, err := a.userNamespace(t.Context(), pod)
 	if err != nil || users.Mode != criv1.NamespaceMode_POD || len(users.Uids) != 1 || users.Gids[0].HostId != 65536 || users.Uids[0].Length != 65536 {
 		t.Errorf("got %v %v", users, err)
 	}
@@ -112,9 +119,61 @@ func TestUserNamespace(t *testing.T) {
 	if len(mounts[0].UidMappings) != 1 || mounts[1].UidMappings != nil {
 		t.Errorf("mounts: %v", mounts)
 	}
-	old := "old"
-	pod.Spec.RuntimeClassName = &old
-	if _, err := a.userNamespace(pod); err == nil {
+	pod.Spec.RuntimeClassName = classOf(t, b, "class", "old")
+	if _, err := a.userNamespace(t.Context(), pod); err == nil {
 		t.Error("a handler without user namespaces gets one")
+	}
+}
+
+// classOf makes a runtime class with the handler.
+func classOf(t *testing.T, b *bench, name, handler string) *string {
+	t.Helper()
+	class := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Handler: handler}
+	if _, err := b.client.NodeV1().RuntimeClasses().Create(t.Context(), class, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return &name
+}
+
+// handlers is a runtime that notes which handlers sandboxes are made by.
+type handlers struct {
+	internalapi.RuntimeService
+	asked []string
+}
+
+func (h *handlers) RunPodSandbox(ctx context.Context, config *criv1.PodSandboxConfig, handler string) (string, error) {
+	h.asked = append(h.asked, handler)
+	return h.RuntimeService.RunPodSandbox(ctx, config, handler)
+}
+
+func TestARuntimeClassNamesItsHandler(t *testing.T) {
+	b := newBench(t)
+	cri := &handlers{RuntimeService: b.cri}
+	a := b.agent(t.Context(), cri)
+	run := func(class *string) error {
+		pod := testPod("Always")
+		pod.Spec.RuntimeClassName = class
+		return newWorker(a, pod, false).runSandbox(t.Context(), pod, 0)
+	}
+	none, lost := "", "lost"
+	for _, class := range []*string{nil, &none, classOf(t, b, "class", "handler")} {
+		if err := run(class); err != nil {
+			t.Error(err)
+		}
+	}
+	if !slices.Equal(cri.asked, []string{"", "", "handler"}) {
+		t.Errorf("handlers: %q", cri.asked)
+	}
+	if err := run(&lost); err == nil || len(cri.asked) != 3 {
+		t.Errorf("a class that is not there: %v, %q", err, cri.asked)
+	}
+	recorder := a.Recorder.(*record.FakeRecorder)
+	select {
+	case event := <-recorder.Events:
+		if want := `Warning FailedCreatePodSandBox Failed to create pod sandbox: runtimeclasses.node.k8s.io "lost" not found`; event != want {
+			t.Errorf("event %q, want %q", event, want)
+		}
+	case <-time.After(time.Minute):
+		t.Error("no event tells of the class that is not there")
 	}
 }

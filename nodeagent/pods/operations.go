@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/devices"
@@ -226,16 +227,15 @@ func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) er
 	if attempt > 0 {
 		w.agent.event(pod, "", v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
-	config, err := w.agent.sandboxConfig(pod, attempt)
+	config, handler, err := w.sandbox(ctx, pod, attempt)
 	if err != nil {
+		if ctx.Err() == nil {
+			w.agent.event(pod, "", v1.EventTypeWarning, "FailedCreatePodSandBox", fmt.Sprintf("Failed to create pod sandbox: %v", err))
+		}
 		return err
 	}
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
 		return fmt.Errorf("make log directory: %w", err)
-	}
-	handler := ""
-	if pod.Spec.RuntimeClassName != nil {
-		handler = *pod.Spec.RuntimeClassName
 	}
 	defer w.agent.sandboxes.take(ctx)()
 	if ctx.Err() != nil {
@@ -253,6 +253,16 @@ func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) er
 		return fmt.Errorf("run sandbox: %w", err)
 	}
 	return nil
+}
+
+// sandbox is what the runtime has to know to make the pod's sandbox, and which of
+// its handlers does it.
+func (w *worker) sandbox(ctx context.Context, pod *v1.Pod, attempt uint32) (config *criv1.PodSandboxConfig, handler string, err error) {
+	if handler, err = w.agent.runtimeHandler(ctx, pod); err != nil {
+		return nil, "", err
+	}
+	config, err = w.agent.sandboxConfig(ctx, pod, attempt)
+	return config, handler, err
 }
 
 // patience is how long a call to the runtime may take once it is called off.

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -17,12 +18,12 @@ func (a *Agent) logDirectory(pod *v1.Pod) string {
 }
 
 // sandboxConfig is what the runtime has to know to make the pod's sandbox.
-func (a *Agent) sandboxConfig(pod *v1.Pod, attempt uint32) (*criv1.PodSandboxConfig, error) {
+func (a *Agent) sandboxConfig(ctx context.Context, pod *v1.Pod, attempt uint32) (*criv1.PodSandboxConfig, error) {
 	dns, err := a.dns(pod)
 	if err != nil {
 		return nil, err
 	}
-	users, err := a.userNamespace(pod)
+	users, err := a.userNamespace(ctx, pod)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -22,8 +23,8 @@ var (
 
 // securityContext is what the container may do. imageUser and imageUID are
 // the user that its image names.
-func (a *Agent) securityContext(pod *v1.Pod, c *v1.Container, imageUser string, imageUID *int64) (*criv1.LinuxContainerSecurityContext, error) {
-	users, err := a.userNamespace(pod)
+func (a *Agent) securityContext(ctx context.Context, pod *v1.Pod, c *v1.Container, imageUser string, imageUID *int64) (*criv1.LinuxContainerSecurityContext, error) {
+	users, err := a.userNamespace(ctx, pod)
 	if err != nil {
 		return nil, err
 	}

@@ -47,7 +47,7 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 		return &startFault{reason, err}
 	}
 	sandbox := s.Actual.Sandbox()
-	sandboxConfig, err := a.sandboxConfig(pod, sandbox.Attempt)
+	sandboxConfig, err := a.sandboxConfig(ctx, pod, sandbox.Attempt)
 	if err != nil {
 		return fault(reasonConfig, err)
 	}

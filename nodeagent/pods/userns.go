@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -108,11 +111,15 @@ func (u *userRanges) release(uid types.UID) {
 
 // userNamespace is what the runtime has to know of the pod's users; nil where
 // they are the host's.
-func (a *Agent) userNamespace(pod *v1.Pod) (*criv1.UserNamespace, error) {
+func (a *Agent) userNamespace(ctx context.Context, pod *v1.Pod) (*criv1.UserNamespace, error) {
 	if pod.Spec.HostUsers == nil || *pod.Spec.HostUsers {
 		return nil, nil
 	}
-	if node := a.Config.Node(); node != nil && !supportsUserNamespaces(node, pod) {
+	handler, err := a.runtimeHandler(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	if node := a.Config.Node(); node != nil && !supportsUserNamespaces(node, handler) {
 		return nil, errors.New("the handler of the pod's runtime class does not support user namespaces")
 	}
 	first, err := a.users.of(pod.UID)
@@ -125,12 +132,24 @@ func (a *Agent) userNamespace(pod *v1.Pod) (*criv1.UserNamespace, error) {
 	return &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: ids(), Gids: ids()}, nil
 }
 
-// supportsUserNamespaces says what the runtime tells of the pod's handler.
-func supportsUserNamespaces(node *v1.Node, pod *v1.Pod) bool {
-	handler := ""
-	if pod.Spec.RuntimeClassName != nil {
-		handler = *pod.Spec.RuntimeClassName
+// runtimeHandler is the handler of the pod's runtime class; empty for the default.
+func (a *Agent) runtimeHandler(ctx context.Context, pod *v1.Pod) (string, error) {
+	name := pod.Spec.RuntimeClassName
+	if name == nil || *name == "" {
+		return "", nil
 	}
+	class, err := a.Client.NodeV1().RuntimeClasses().Get(ctx, *name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", err
+	}
+	if err != nil {
+		return "", fmt.Errorf("failed to lookup RuntimeClass %s: %w", *name, err)
+	}
+	return class.Handler, nil
+}
+
+// supportsUserNamespaces says what the runtime tells of the handler.
+func supportsUserNamespaces(node *v1.Node, handler string) bool {
 	for _, h := range node.Status.RuntimeHandlers {
 		if h.Name == handler {
 			return h.Features != nil && isTrue(h.Features.UserNamespaces)

@@ -218,6 +218,7 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 		return err
 	}
 	v := newView(job.DeepCopy(), pods, c.isStripped, time.Now())
+	v.start()
 	record = record.add(v.succeeded, v.failed)
 	outcome, next := v.outcome(), plan{}
 	var workErr error
@@ -228,10 +229,11 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	case met && job.DeletionTimestamp == nil:
 		next = v.manage(record)
 		workErr = errors.Join(c.remove(ctx, key, v, next.remove, true), c.create(ctx, key, v, next.create))
-		event = v.start()
 		if v.complete() {
 			done := newCondition(batchv1.JobSuccessCriteriaMet, corev1.ConditionTrue, batchv1.JobReasonCompletionsReached, "Reached expected number of succeeded pods", v.now)
 			outcome = &done
+		} else {
+			event = v.turn()
 		}
 	}
 	release := v.settle(outcome, met)
@@ -270,7 +272,7 @@ func (c *controller) claim(ctx context.Context, job *batchv1.Job) ([]*corev1.Pod
 		return nil, err
 	}
 	return reconcile.Claim[*corev1.Pod]{
-		Owner: job, Kind: kind, Selector: selector,
+		Owner: job, Kind: kind, Selector: selector, Finalizer: batchv1.JobTrackingFinalizer,
 		Fresh: func(ctx context.Context) (metav1.Object, error) {
 			return c.client.BatchV1().Jobs(job.Namespace).Get(ctx, job.Name, metav1.GetOptions{})
 		},
@@ -301,6 +303,9 @@ func (c *controller) write(ctx context.Context, key string, before *batchv1.Job,
 	}
 	switch {
 	case holds(v.job, batchv1.JobComplete):
+		if wanted := v.job.Spec.Completions; wanted != nil && v.job.Status.Succeeded > *wanted {
+			c.recorder.Event(before, corev1.EventTypeWarning, "TooManySucceededPods", "Too many succeeded pods running after completion count reached")
+		}
 		c.recorder.Event(before, corev1.EventTypeNormal, "Completed", "Job completed")
 	case holds(v.job, batchv1.JobFailed):
 		failed := find(v.job, batchv1.JobFailed)
@@ -331,12 +336,14 @@ func (c *controller) create(ctx context.Context, key string, v *view, indexes []
 	for range len(indexes) - done {
 		c.expected.Created(key)
 	}
+	v.created = done
 	return err
 }
 
 // remove deletes pods; uncounted ones lose their finalizer first and are
 // neither successes nor failures.
 func (c *controller) remove(ctx context.Context, key string, v *view, pods []*corev1.Pod, uncounted bool) error {
+	gone := make([]bool, len(pods))
 	_, err := reconcile.SlowStart(len(pods), func(i int) error {
 		pod := pods[i]
 		if uncounted {
@@ -347,6 +354,7 @@ func (c *controller) remove(ctx context.Context, key string, v *view, pods []*co
 		c.expected.ExpectDeletion(key, pod.UID)
 		err := c.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
 		if err == nil {
+			gone[i] = true
 			c.recorder.Eventf(v.job, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %s", pod.Name)
 			return nil
 		}
@@ -357,5 +365,10 @@ func (c *controller) remove(ctx context.Context, key string, v *view, pods []*co
 		c.recorder.Eventf(v.job, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 		return fmt.Errorf("delete pod %s: %w", pod.Name, err)
 	})
+	for i, pod := range pods {
+		if gone[i] {
+			v.leaves(pod)
+		}
+	}
 	return err
 }

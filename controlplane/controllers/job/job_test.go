@@ -89,6 +89,7 @@ func TestSuccessPolicy(t *testing.T) {
 		"enough":           {batchv1.SuccessPolicyRule{SucceededCount: ptr.To[int32](2)}, "1,3", true},
 		"too few":          {batchv1.SuccessPolicyRule{SucceededCount: ptr.To[int32](3)}, "1,3", false},
 		"enough of some":   {batchv1.SuccessPolicyRule{SucceededIndexes: ptr.To("0-3"), SucceededCount: ptr.To[int32](1)}, "3", true},
+		"all others":       {batchv1.SuccessPolicyRule{SucceededIndexes: ptr.To("7-9")}, "0-4", false},
 		"enough of others": {batchv1.SuccessPolicyRule{SucceededIndexes: ptr.To("0-1"), SucceededCount: ptr.To[int32](1)}, "3", false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -131,6 +132,7 @@ func TestRandomJobsEnd(t *testing.T) {
 			}
 			now = now.Add(20 * time.Minute) // beyond every back-off
 			v := newView(job.DeepCopy(), slices.Clone(pods), none, now)
+			v.start()
 			outcome := v.outcome()
 			var remove []*corev1.Pod
 			if outcome != nil {
@@ -150,6 +152,7 @@ func TestRandomJobsEnd(t *testing.T) {
 					}
 					pods = append(pods, pod)
 				}
+				v.created = len(p.create)
 				if v.complete() {
 					c := newCondition(batchv1.JobSuccessCriteriaMet, corev1.ConditionTrue, "done", "", now)
 					outcome = &c
@@ -170,7 +173,6 @@ func TestRandomJobsEnd(t *testing.T) {
 					pods[i].DeletionTimestamp = &metav1.Time{Time: now}
 				}
 			}
-			v.start()
 			release := v.settle(outcome, true)
 			if !rapid.Bool().Draw(t, "cut off before the status is written") || round > 200 {
 				job = v.job

@@ -21,7 +21,9 @@ type view struct {
 	stripped func(types.UID) bool
 
 	active, terminating []*corev1.Pod
+	created             int           // since, and not among the others
 	succeeded, failed   []*corev1.Pod // ended, still with the finalizer, and not in the status
+	stray               []*corev1.Pod // the same, of an index that the job does not have: none is counted
 	all                 []*corev1.Pod
 	done, lost          indexes // completed and failed for good; empty unless indexed
 
@@ -75,10 +77,14 @@ func newView(job *batchv1.Job, pods []*corev1.Pod, stripped func(types.UID) bool
 		if !v.tracked(pod) || slices.Contains(uncounted.Succeeded, pod.UID) || slices.Contains(uncounted.Failed, pod.UID) {
 			continue
 		}
+		i := indexOf(pod)
+		ended := pod.Status.Phase == corev1.PodSucceeded || isFailed(job, pod)
 		switch {
+		case ended && indexed(job) && !v.has(i):
+			v.stray = append(v.stray, pod)
 		case pod.Status.Phase == corev1.PodSucceeded:
 			v.succeeded = append(v.succeeded, pod)
-			if i := indexOf(pod); indexed(job) && i >= 0 && i < completions {
+			if indexed(job) {
 				v.done[i] = true
 				delete(v.lost, i)
 			}
@@ -105,6 +111,17 @@ func newView(job *batchv1.Job, pods []*corev1.Pod, stripped func(types.UID) bool
 		v.succeededCount = len(v.done)
 	}
 	return v
+}
+
+// has reports whether an indexed job has an index.
+func (v *view) has(i int) bool { return i >= 0 && i < int(*v.job.Spec.Completions) }
+
+// leaves notes that an active pod has been deleted since.
+func (v *view) leaves(pod *corev1.Pod) {
+	if i := slices.Index(v.active, pod); i >= 0 {
+		v.active = slices.Delete(slices.Clone(v.active), i, i+1)
+		v.terminating = append(v.terminating, pod)
+	}
 }
 
 func (v *view) counts(pod *corev1.Pod) bool {
@@ -202,7 +219,7 @@ func (v *view) outcome() *batchv1.JobCondition {
 
 // complete reports whether enough pods have succeeded and no others run.
 func (v *view) complete() bool {
-	if len(v.active) > 0 || suspended(v.job) && v.job.Spec.Completions == nil && v.succeededCount == 0 {
+	if len(v.active)+v.created > 0 {
 		return false
 	}
 	if v.job.Spec.Completions == nil {

@@ -10,6 +10,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"clusterctl/controlplane/controllers/reconcile"
 )
@@ -52,27 +53,43 @@ func (f failures) left(now time.Time) time.Duration {
 
 // endOf is when a pod ended, as far as anything tells.
 func endOf(pod *corev1.Pod) time.Time {
-	end := time.Time{}
-	for _, s := range pod.Status.ContainerStatuses {
-		if s.State.Terminated != nil && s.State.Terminated.FinishedAt.After(end) {
-			end = s.State.Terminated.FinishedAt.Time
+	if end := endOfContainers(pod); !end.IsZero() {
+		return end
+	}
+	if c := reconcile.PodCondition(pod, corev1.PodReady); c != nil && c.Status == corev1.ConditionFalse && !c.LastTransitionTime.IsZero() {
+		return c.LastTransitionTime.Time
+	}
+	if pod.DeletionTimestamp != nil { // which is when its grace is over
+		return pod.DeletionTimestamp.Add(-time.Duration(ptr.Deref(pod.DeletionGracePeriodSeconds, 0)) * time.Second)
+	}
+	return pod.CreationTimestamp.Time
+}
+
+// endOfContainers is when the last of them ended, sidecars among them; zero if
+// that is not known of all.
+func endOfContainers(pod *corev1.Pod) (end time.Time) {
+	statuses := slices.Clone(pod.Status.ContainerStatuses)
+	for _, s := range pod.Status.InitContainerStatuses {
+		if slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool {
+			return c.Name == s.Name && ptr.Deref(c.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways
+		}) {
+			statuses = append(statuses, s)
 		}
 	}
-	if c := reconcile.PodCondition(pod, corev1.PodReady); end.IsZero() && c != nil {
-		end = c.LastTransitionTime.Time
-	}
-	if end.IsZero() && pod.DeletionTimestamp != nil {
-		end = pod.DeletionTimestamp.Time
-	}
-	if end.IsZero() {
-		end = pod.CreationTimestamp.Time
+	for _, s := range statuses {
+		if s.State.Terminated == nil || s.State.Terminated.FinishedAt.IsZero() {
+			return time.Time{}
+		}
+		if s.State.Terminated.FinishedAt.After(end) {
+			end = s.State.Terminated.FinishedAt.Time
+		}
 	}
 	return end
 }
 
 // add brings the record up to date with pods that have just ended.
 func (f failures) add(succeeded, failed []*corev1.Pod) failures {
-	ended := slices.Concat(succeeded, failed)
+	ended := slices.Concat(failed, succeeded) // of two at once, the success counts
 	slices.SortStableFunc(ended, func(a, b *corev1.Pod) int { return endOf(a).Compare(endOf(b)) })
 	for _, pod := range ended {
 		if pod.Status.Phase == corev1.PodSucceeded {
@@ -98,7 +115,7 @@ func (v *view) manage(record failures) plan {
 	case spec.Completions != nil:
 		wanted = max(0, min(wanted, int(*spec.Completions)-v.succeededCount))
 	case v.succeededCount > 0:
-		wanted = min(wanted, len(v.active))
+		wanted = len(v.active) // they decide for themselves when all is done
 	}
 	p := plan{remove: v.surplus(wanted)}
 	if len(p.remove) > 0 {

@@ -57,13 +57,16 @@ func condition(patterns []batchv1.PodFailurePolicyOnPodConditionsPattern, pod *c
 
 // succeeds returns which rule of a success policy holds.
 func succeeds(policy *batchv1.SuccessPolicy, completions int, done indexes) (message string, ok bool) {
-	if policy == nil {
+	if policy == nil || len(done) == 0 {
 		return "", false
 	}
 	for i, rule := range policy.Rules {
 		counted, wanted := len(done), completions
 		if rule.SucceededIndexes != nil {
 			of := parseIndexes(*rule.SucceededIndexes, completions)
+			if len(of) == 0 {
+				continue // the job has none of them any more
+			}
 			counted, wanted = 0, len(of)
 			for index := range of {
 				if done[index] {

@@ -50,7 +50,7 @@ func (v *view) settle(outcome *batchv1.JobCondition, settled bool) (release []*c
 		if slices.Contains(uncounted.Failed, pod.UID) || slices.Contains(uncounted.Succeeded, pod.UID) || room <= 0 {
 			return
 		}
-		if v.counts(pod) {
+		if v.counts(pod) && (!indexed(v.job) || v.has(indexOf(pod))) {
 			uncounted.Failed = append(uncounted.Failed, pod.UID)
 			room--
 		}
@@ -66,6 +66,7 @@ func (v *view) settle(outcome *batchv1.JobCondition, settled bool) (release []*c
 			room--
 		}
 	}
+	release = append(release, v.stray...)
 	awaited := v.awaited()
 	goesOn := outcome == nil && v.job.DeletionTimestamp == nil
 	for _, pod := range v.failed {
@@ -88,6 +89,13 @@ func (v *view) settle(outcome *batchv1.JobCondition, settled bool) (release []*c
 				fail(pod)
 			}
 		}
+	case outcome != nil:
+		// What still runs is stopped, and has not failed.
+		for _, pod := range slices.Concat(v.active, v.terminating) {
+			if tracked[pod.UID] != nil && !slices.Contains(v.failed, pod) && !slices.Contains(release, pod) {
+				release = append(release, pod)
+			}
+		}
 	}
 	if indexed(v.job) {
 		status.CompletedIndexes = v.done.String()
@@ -103,7 +111,7 @@ func (v *view) settle(outcome *batchv1.JobCondition, settled bool) (release []*c
 			ready++
 		}
 	}
-	status.Active, status.Ready, status.Terminating = int32(len(v.active)), &ready, &terminating
+	status.Active, status.Ready, status.Terminating = int32(len(v.active)+v.created), &ready, &terminating
 	if outcome != nil {
 		v.conclude(*outcome, settled)
 	}
@@ -139,22 +147,28 @@ func (v *view) set(c batchv1.JobCondition) {
 	v.job.Status.Conditions = append(v.job.Status.Conditions, c)
 }
 
-// start notes when the job was started, suspended and resumed, and returns the
-// reason of the event that tells so, or "".
-func (v *view) start() (event string) {
+// start notes when the job was started.
+func (v *view) start() {
+	if v.job.Status.StartTime == nil && !suspended(v.job) {
+		v.job.Status.StartTime = &metav1.Time{Time: v.now}
+	}
+}
+
+// turn notes when the job was suspended and resumed, and returns the reason of
+// the event that tells so, or "". A job starts anew when it is resumed.
+func (v *view) turn() (event string) {
 	status := &v.job.Status
 	now := metav1.NewTime(v.now)
 	was := holds(v.job, batchv1.JobSuspended)
 	switch {
 	case suspended(v.job) && !was:
 		v.set(newCondition(batchv1.JobSuspended, corev1.ConditionTrue, "JobSuspended", "Job suspended", v.now))
+		status.StartTime = nil
 		return "Suspended"
 	case !suspended(v.job) && was:
 		v.set(newCondition(batchv1.JobSuspended, corev1.ConditionFalse, "JobResumed", "Job resumed", v.now))
 		status.StartTime = &now
 		return "Resumed"
-	case !suspended(v.job) && status.StartTime == nil:
-		status.StartTime = &now
 	}
 	return ""
 }

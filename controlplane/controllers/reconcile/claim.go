@@ -19,6 +19,8 @@ type Claim[T metav1.Object] struct {
 	Owner    metav1.Object
 	Kind     schema.GroupVersionKind // of Owner
 	Selector labels.Selector
+	// Finalizer, unless "", is given to what is adopted.
+	Finalizer string
 	// Fresh reads the owner from the API server, not from a cache. It is
 	// called once, before the first adoption: a cache that still shows a
 	// deleted owner must not adopt anything.
@@ -82,6 +84,7 @@ type refPatch struct {
 	Metadata struct {
 		UID             types.UID `json:"uid"`
 		OwnerReferences []any     `json:"ownerReferences"`
+		Finalizers      []string  `json:"finalizers,omitempty"`
 	} `json:"metadata"`
 }
 
@@ -89,6 +92,9 @@ func (c Claim[T]) adopt(ctx context.Context, obj T) error {
 	var p refPatch
 	p.Metadata.UID = obj.GetUID()
 	p.Metadata.OwnerReferences = []any{metav1.NewControllerRef(c.Owner, c.Kind)}
+	if c.Finalizer != "" {
+		p.Metadata.Finalizers = []string{c.Finalizer}
+	}
 	return c.send(ctx, obj, p)
 }
 

@@ -69,12 +69,12 @@ func (c *controller) ensureClaims(ctx context.Context, set *appsv1.StatefulSet, 
 		}
 		maps.Copy(labels, set.Spec.Selector.MatchLabels)
 		claim.Labels = labels
-		claim.OwnerReferences = owners(set, claim.OwnerReferences, nil)
+		claim.OwnerReferences, _ = owners(set, claim.OwnerReferences, pod.Name, nil)
 		if _, err := claims.Create(ctx, claim, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-			c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "create Claim %s for Pod %s in StatefulSet %s failed error: %v", name, pod.Name, set.Name, err)
+			c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Create Claim %s for Pod %s in StatefulSet %s failed error: %v", name, pod.Name, set.Name, err)
 			return fmt.Errorf("create claim %s: %w", name, err)
 		}
-		c.recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "create Claim %s Pod %s in StatefulSet %s success", name, pod.Name, set.Name)
+		c.recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", name, pod.Name, set.Name)
 	}
 	return nil
 }
@@ -89,25 +89,34 @@ func leaving(claim *corev1.PersistentVolumeClaim, pod *corev1.Pod) bool {
 	return false
 }
 
-// owners returns refs as the retention policy wants them: the set where claims
-// go with it, condemned (unless nil) where they go when it scales down.
-func owners(set *appsv1.StatefulSet, refs []metav1.OwnerReference, condemned *corev1.Pod) []metav1.OwnerReference {
-	var result []metav1.OwnerReference
+// owners returns the refs of a pod's claim as the retention policy wants them:
+// the set where claims go with it, condemned (unless nil) where they go when it
+// scales down. A claim that something else controls is left to that, and
+// another set of this name, which is gone, to the garbage collector.
+func owners(set *appsv1.StatefulSet, refs []metav1.OwnerReference, pod string, condemned *corev1.Pod) (result []metav1.OwnerReference, conflict bool) {
 	for _, ref := range refs {
-		ours := ref.UID == set.UID || ref.APIVersion == podKind.Version && ref.Kind == podKind.Kind
-		if !ours {
-			result = append(result, ref)
+		switch {
+		case ref.UID == set.UID || ref.APIVersion == podKind.Version && ref.Kind == podKind.Kind && ref.Name == pod:
+			continue // ours
+		case ref.APIVersion == kind.GroupVersion().String() && ref.Kind == kind.Kind && ref.Name == set.Name:
+			return refs, false
+		case ref.Controller != nil && *ref.Controller:
+			conflict = true
 		}
+		result = append(result, ref)
 	}
 	policy := set.Spec.PersistentVolumeClaimRetentionPolicy
+	const retain = appsv1.RetainPersistentVolumeClaimRetentionPolicyType
 	switch {
-	case policy == nil:
+	case policy == nil || policy.WhenScaled == retain && policy.WhenDeleted == retain:
+		return result, false
+	case conflict:
 	case condemned != nil && policy.WhenScaled == appsv1.DeletePersistentVolumeClaimRetentionPolicyType:
 		result = append(result, *metav1.NewControllerRef(condemned, podKind))
 	case policy.WhenDeleted == appsv1.DeletePersistentVolumeClaimRetentionPolicyType:
 		result = append(result, *metav1.NewControllerRef(set, kind))
 	}
-	return result
+	return result, conflict
 }
 
 // retain brings the owners of all claims of pods in line with the policy.
@@ -135,9 +144,14 @@ func (c *controller) retain(ctx context.Context, set *appsv1.StatefulSet, pods, 
 			if claim == nil || claim.DeletionTimestamp != nil || leaving(claim, pod) {
 				continue
 			}
-			if refs := owners(set, claim.OwnerReferences, leaves[pod.Name]); !equality.Semantic.DeepEqual(refs, claim.OwnerReferences) {
-				errs = append(errs, c.reown(ctx, claim, refs))
+			refs, conflict := owners(set, claim.OwnerReferences, pod.Name, leaves[pod.Name])
+			if equality.Semantic.DeepEqual(refs, claim.OwnerReferences) {
+				continue
 			}
+			if conflict {
+				c.recorder.Eventf(set, corev1.EventTypeWarning, "ConflictingController", "PersistentVolumeClaim %s has a conflicting OwnerReference that acts as a manging controller, the retention policy is ignored for this claim", claim.Name)
+			}
+			errs = append(errs, c.reown(ctx, claim, refs))
 		}
 	}
 	return errors.Join(errs...)

@@ -95,6 +95,9 @@ func decide(set *appsv1.StatefulSet, update string, pods []*corev1.Pod, now time
 		}
 		return left <= 0
 	}
+	for _, pod := range pods {
+		available(pod) // the status counts those too that the next step does not look at
+	}
 	slots := make([]*corev1.Pod, *set.Spec.Replicas)
 	for _, pod := range pods {
 		ordinal, ok := ordinalOf(set.Name, pod)

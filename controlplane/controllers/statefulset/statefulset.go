@@ -212,26 +212,31 @@ func newPod(set *appsv1.StatefulSet, revision *appsv1.ControllerRevision, ordina
 	return pod, nil
 }
 
+const failedCreate = "Create Pod %s in StatefulSet %s failed error: %v"
+
 func (c *controller) create(ctx context.Context, key string, set *appsv1.StatefulSet, revision *appsv1.ControllerRevision, ordinal int) error {
 	pod, err := newPod(set, revision, ordinal)
 	if err != nil {
 		return err
 	}
 	if err := c.ensureClaims(ctx, set, pod); err != nil {
+		c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedCreate", failedCreate, pod.Name, set.Name, err)
 		return err
 	}
 	c.expected.ExpectCreations(key, 1)
 	_, err = c.client.CoreV1().Pods(set.Namespace).Create(ctx, pod, metav1.CreateOptions{})
 	switch {
 	case err == nil:
-		c.recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "create Pod %s in StatefulSet %s successful", pod.Name, set.Name)
+		c.recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Pod %s in StatefulSet %s successful", pod.Name, set.Name)
 		return nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		c.expected.Created(key)
 		return nil
 	}
 	c.expected.Created(key)
-	c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "create Pod %s in StatefulSet %s failed error: %v", pod.Name, set.Name, err)
+	if !apierrors.IsAlreadyExists(err) {
+		c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedCreate", failedCreate, pod.Name, set.Name, err)
+	}
 	return fmt.Errorf("create pod %s: %w", pod.Name, err)
 }
 
@@ -240,18 +245,14 @@ func (c *controller) remove(ctx context.Context, key string, set *appsv1.Statefu
 	err := c.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
 	switch {
 	case err == nil:
-		event := "delete Pod %s in StatefulSet %s successful"
-		if reconcile.PodTerminal(pod) {
-			c.recorder.Eventf(set, corev1.EventTypeWarning, "RecreatingTerminatedPod", "StatefulSet %s is recreating terminated Pod %s", reconcile.Key(set), pod.Name)
-		}
-		c.recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulDelete", event, pod.Name, set.Name)
+		c.recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulDelete", "Delete Pod %s in StatefulSet %s successful", pod.Name, set.Name)
 		return nil
 	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
 		c.expected.Deleted(key, pod.UID)
 		return nil
 	}
 	c.expected.Deleted(key, pod.UID)
-	c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedDelete", "delete Pod %s in StatefulSet %s failed error: %v", pod.Name, set.Name, err)
+	c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedDelete", "Delete Pod %s in StatefulSet %s failed error: %v", pod.Name, set.Name, err)
 	return fmt.Errorf("delete pod %s: %w", pod.Name, err)
 }
 
@@ -277,8 +278,13 @@ func (c *controller) identify(ctx context.Context, set *appsv1.StatefulSet, pod 
 		return err
 	}
 	_, err = c.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedUpdate", "Update Pod %s in StatefulSet %s failed error: %v", pod.Name, set.Name, err)
 		return fmt.Errorf("label pod %s: %w", pod.Name, err)
 	}
+	c.recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulUpdate", "Update Pod %s in StatefulSet %s successful", pod.Name, set.Name)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -219,12 +220,55 @@ func TestClaimOwners(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			set := testSet(1, "")
 			set.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: test.deleted, WhenScaled: test.scaled}
-			before := []metav1.OwnerReference{{UID: "other"}, {UID: "set"}, {APIVersion: "v1", Kind: "Pod", UID: "former"}}
-			got := owners(set, before, test.condemned)
-			if got[0].UID != "other" || len(got) > 2 || (len(got) == 2) != (test.want != "") || test.want != "" && string(got[1].UID) != test.want {
+			before := []metav1.OwnerReference{{UID: "other"}, {UID: "set"}, {APIVersion: "v1", Kind: "Pod", Name: "db-1", UID: "former"}}
+			got, conflict := owners(set, before, "db-1", test.condemned)
+			if conflict || got[0].UID != "other" || len(got) > 2 || (len(got) == 2) != (test.want != "") || test.want != "" && string(got[1].UID) != test.want {
 				t.Errorf("owners %v, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+func TestClaimsOfOthersAreLeftToThem(t *testing.T) {
+	keep, drop := appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType
+	other := metav1.OwnerReference{APIVersion: "example.com/v1", Kind: "Backup", Name: "b", UID: "other", Controller: ptr.To(true)}
+	ours := metav1.OwnerReference{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "db", UID: "set"}
+	former := metav1.OwnerReference{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "db", UID: "former", Controller: ptr.To(true)}
+	neighbour := metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: "db-2", UID: "neighbour"}
+	type refs = []metav1.OwnerReference
+	for name, test := range map[string]struct {
+		deleted  appsv1.PersistentVolumeClaimRetentionPolicyType
+		before   refs
+		want     refs
+		conflict bool
+	}{
+		"another controller":              {drop, refs{other, ours}, refs{other}, true},
+		"another controller, no policy":   {keep, refs{other}, refs{other}, false},
+		"a former set":                    {drop, refs{former}, refs{former}, false},
+		"another pod, which controls not": {keep, refs{neighbour, ours}, refs{neighbour}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := testSet(1, "")
+			set.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: test.deleted, WhenScaled: keep}
+			got, conflict := owners(set, test.before, "db-1", nil)
+			if conflict != test.conflict || !equality.Semantic.DeepEqual(got, test.want) {
+				t.Errorf("owners %v, conflict %v", got, conflict)
+			}
+		})
+	}
+}
+
+func TestEveryPodsAvailabilityIsWaitedFor(t *testing.T) {
+	set := testSet(2, appsv1.OrderedReadyPodManagement)
+	set.Spec.MinReadySeconds = 60
+	now := time.Unix(1e9, 0)
+	late := testPod(1, "new", true)
+	for i := range late.Status.Conditions {
+		late.Status.Conditions[i].LastTransitionTime = metav1.NewTime(now.Add(-20 * time.Second))
+	}
+	// The first pod is missing, so that nothing is done about the second.
+	if d := decide(set, "new", []*corev1.Pod{late}, now); d.wait != 40*time.Second || len(d.create) != 1 {
+		t.Errorf("decision %+v", d)
 	}
 }
 

@@ -82,7 +82,11 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.loop, nil
+	forget := reconcile.NewTicker(env, "daemonset-backoff", time.Minute, func(context.Context) error {
+		c.failures.GC()
+		return nil
+	})
+	return reconcile.All{c.loop, forget}, nil
 }
 
 // addAll wakes every set: a node has come, changed or gone.
@@ -155,7 +159,11 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 		stepErr = errors.Join(c.remove(ctx, key, ds, next.remove[:min(burst, len(next.remove))]),
 			c.create(ctx, key, ds, hash, next.create[:min(burst, len(next.create))]))
 	}
-	if err := c.writeStatus(ctx, ds, newStatus(v, revisions.Collisions)); err != nil {
+	status := newStatus(v, revisions.Collisions, &next)
+	if !met {
+		status.ObservedGeneration = ds.Status.ObservedGeneration // nothing was done for this one yet
+	}
+	if err := c.writeStatus(ctx, ds, status); err != nil {
 		return errors.Join(stepErr, err)
 	}
 	if stepErr != nil {
@@ -212,6 +220,9 @@ func (c *controller) pods(ctx context.Context, ds *appsv1.DaemonSet, selector la
 	}
 	byNode := map[string][]*corev1.Pod{}
 	for _, pod := range claimed {
+		if reconcile.PodTerminal(pod) && pod.DeletionTimestamp != nil {
+			continue // somebody's finalizer keeps what is over
+		}
 		if node := target(pod); node != "" {
 			byNode[node] = append(byNode[node], pod)
 		}
@@ -243,9 +254,11 @@ func (c *controller) create(ctx context.Context, key string, ds *appsv1.DaemonSe
 func (c *controller) remove(ctx context.Context, key string, ds *appsv1.DaemonSet, pods []*corev1.Pod) error {
 	_, err := reconcile.SlowStart(len(pods), func(i int) error {
 		pod := pods[i]
-		if reconcile.PodTerminal(pod) {
-			reason := fmt.Sprintf("%sDaemonPod", pod.Status.Phase)
-			c.recorder.Eventf(ds, corev1.EventTypeWarning, reason, "Found %s daemon pod %s on node %s, will try to kill it", pod.Status.Phase, reconcile.Key(pod), pod.Spec.NodeName)
+		switch pod.Status.Phase {
+		case corev1.PodFailed:
+			c.recorder.Eventf(ds, corev1.EventTypeWarning, "FailedDaemonPod", "Found failed daemon pod %s on node %s, will try to kill it", reconcile.Key(pod), target(pod))
+		case corev1.PodSucceeded:
+			c.recorder.Eventf(ds, corev1.EventTypeNormal, "SucceededDaemonPod", "Found succeeded daemon pod %s on node %s, will try to delete it", reconcile.Key(pod), target(pod))
 		}
 		c.expected.ExpectDeletion(key, pod.UID)
 		err := c.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})

@@ -86,13 +86,15 @@ func (v view) decide() decision {
 	surging := v.rolling() && limitsOf(v.ds, 1).surge > 0
 	exists := map[string]bool{}
 	place := newPlacement(v.ds)
-	var wanted []string
+	var wanted, left []string
 	for _, node := range v.nodes {
 		exists[node.Name] = true
 		run, stay := place.on(node)
 		if run {
 			d.desired++
 			wanted = append(wanted, node.Name)
+		} else if stay && len(v.byNode[node.Name]) > 0 {
+			left = append(left, node.Name)
 		}
 		v.keep(&d, node.Name, run, stay, surging)
 	}
@@ -108,7 +110,7 @@ func (v view) decide() decision {
 		}
 	}
 	if v.rolling() {
-		v.roll(&d, wanted)
+		v.roll(&d, wanted, left)
 	}
 	return d
 }
@@ -142,16 +144,11 @@ func (v view) keep(d *decision, node string, run, stay, surging bool) {
 			alive = append(alive, pod)
 		}
 	}
-	if len(pods) == 0 && run {
+	if run && (len(pods) == 0 || surging && len(alive) == 0) {
 		d.create = append(d.create, node)
 		return
 	}
-	slices.SortFunc(alive, func(a, b *corev1.Pod) int {
-		if bound := cmp.Compare(len(b.Spec.NodeName), len(a.Spec.NodeName)); bound != 0 && (a.Spec.NodeName == "" || b.Spec.NodeName == "") {
-			return bound
-		}
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(alive, bySeniority)
 	if !surging {
 		d.remove = append(d.remove, alive[min(1, len(alive)):]...)
 		return
@@ -169,17 +166,27 @@ func (v view) keep(d *decision, node string, run, stay, surging bool) {
 			d.remove = append(d.remove, pod)
 		}
 	}
-	if old != nil && fresh != nil && v.available(d, fresh) {
+	if old != nil && fresh != nil && (v.available(d, fresh) || !reconcile.PodReady(old)) {
 		d.remove = append(d.remove, old)
 	}
 }
 
-// roll replaces old pods on the nodes that should have one.
-func (v view) roll(d *decision, wanted []string) {
+// bySeniority puts bound pods first, and then older ones.
+func bySeniority(a, b *corev1.Pod) int {
+	if bound := cmp.Compare(len(b.Spec.NodeName), len(a.Spec.NodeName)); bound != 0 && (a.Spec.NodeName == "" || b.Spec.NodeName == "") {
+		return bound
+	}
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+}
+
+// roll replaces old pods on the nodes that should have one, and takes them away
+// from those that are left: nodes which get no new pod.
+func (v view) roll(d *decision, wanted, left []string) {
 	l := limitsOf(v.ds, d.desired)
 	var broken, healthy []*corev1.Pod // old, to be replaced
-	away, surplus := 0, 0
-	for _, node := range wanted {
+	var spare []*corev1.Pod           // old, healthy, and not to be replaced
+	away, surplus, works := 0, 0, 0
+	for i, node := range slices.Concat(wanted, left) {
 		var old, fresh *corev1.Pod
 		for _, pod := range v.byNode[node] {
 			switch {
@@ -189,6 +196,17 @@ func (v view) roll(d *decision, wanted []string) {
 			default:
 				old = pod
 			}
+		}
+		if v.available(d, cmp.Or(old, fresh)) {
+			works++
+		}
+		if l.surge > 0 && i >= len(wanted) && old != nil && fresh == nil {
+			if v.available(d, old) {
+				spare = append(spare, old)
+			} else if !reconcile.PodTerminal(old) {
+				d.remove = append(d.remove, old)
+			}
+			continue
 		}
 		switch {
 		case old == nil && fresh == nil, old != nil && fresh != nil && l.surge == 0:
@@ -212,6 +230,9 @@ func (v view) roll(d *decision, wanted []string) {
 		for _, pod := range append(broken, healthy[:min(len(healthy), max(0, l.surge-surplus))]...) {
 			d.create = append(d.create, target(pod))
 		}
+		// With a surge nothing may be missing meanwhile: they go once others
+		// work in their place.
+		d.remove = append(d.remove, spare[:min(len(spare), max(0, works-d.desired))]...)
 		return
 	}
 	d.remove = append(d.remove, broken...)

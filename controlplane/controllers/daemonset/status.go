@@ -3,6 +3,7 @@ package daemonset
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -12,7 +13,9 @@ import (
 )
 
 // newStatus counts nodes.
-func newStatus(v view, collisions *int32) appsv1.DaemonSetStatus {
+// The senior pod of a node stands for it. When availability changes by itself
+// is noted in d.
+func newStatus(v view, collisions *int32, d *decision) appsv1.DaemonSetStatus {
 	status := appsv1.DaemonSetStatus{
 		ObservedGeneration: v.ds.Generation,
 		CollisionCount:     collisions,
@@ -33,15 +36,14 @@ func newStatus(v view, collisions *int32) appsv1.DaemonSetStatus {
 			continue
 		}
 		status.CurrentNumberScheduled++
-		ready, available, updated := false, false, false
-		for _, pod := range pods {
-			ready = ready || reconcile.PodReady(pod) && pod.DeletionTimestamp == nil
-			available = available || v.available(&decision{}, pod)
-			updated = updated || v.current(pod) && pod.DeletionTimestamp == nil
+		pod := slices.MinFunc(pods, bySeniority)
+		wait, ready := reconcile.PodAvailableIn(pod, v.ds.Spec.MinReadySeconds, v.now)
+		if ready && wait > 0 && (d.wait == 0 || wait < d.wait) {
+			d.wait = wait
 		}
 		status.NumberReady += count(ready)
-		status.NumberAvailable += count(available)
-		status.UpdatedNumberScheduled += count(updated)
+		status.NumberAvailable += count(ready && wait <= 0)
+		status.UpdatedNumberScheduled += count(v.current(pod))
 	}
 	status.NumberUnavailable = status.DesiredNumberScheduled - status.NumberAvailable
 	return status

@@ -70,20 +70,16 @@ func hasDeadline(d *appsv1.Deployment) bool {
 // status counts, and judges availability.
 func (r *rollout) status() appsv1.DeploymentStatus {
 	sets := r.all()
-	terminating := int32(0)
 	status := appsv1.DeploymentStatus{
 		ObservedGeneration:  r.d.Generation,
 		AvailableReplicas:   available(sets),
-		TerminatingReplicas: &terminating,
+		TerminatingReplicas: terminating(sets),
 		CollisionCount:      r.d.Status.CollisionCount,
 		Conditions:          slices.Clone(r.d.Status.Conditions),
 	}
 	for _, rs := range sets {
 		status.Replicas += rs.Status.Replicas
 		status.ReadyReplicas += rs.Status.ReadyReplicas
-		if rs.Status.TerminatingReplicas != nil {
-			terminating += *rs.Status.TerminatingReplicas
-		}
 	}
 	if r.newSet != nil {
 		status.UpdatedReplicas = r.newSet.Status.Replicas
@@ -95,6 +91,21 @@ func (r *rollout) status() appsv1.DeploymentStatus {
 		setCondition(&status, newCondition(appsv1.DeploymentAvailable, corev1.ConditionFalse, reasonTooFew, "Deployment does not have minimum availability."))
 	}
 	return status
+}
+
+// terminating is unknown while a set's controller, which has seen it, has not
+// counted them: an older one did not.
+func terminating(sets []*appsv1.ReplicaSet) *int32 {
+	n := int32(0)
+	for _, rs := range sets {
+		switch {
+		case rs.Status.TerminatingReplicas != nil:
+			n += *rs.Status.TerminatingReplicas
+		case rs.Status.ObservedGeneration > 0:
+			return nil
+		}
+	}
+	return &n
 }
 
 // complete reports whether all wanted pods, and only they, are new and available.

@@ -3,12 +3,14 @@ package replicaset
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -124,8 +126,9 @@ func TestStatus(t *testing.T) {
 	if wait := nextAvailable(rs, pods, now); wait != 6*time.Second {
 		t.Errorf("next available in %s, want 6s", wait)
 	}
-	failed := newStatus(rs, nil, 0, errors.New("quota"), now)
-	if len(failed.Conditions) != 1 || failed.Conditions[0].Reason != "FailedCreate" || failed.Conditions[0].Message != "quota" {
+	quota := apierrors.NewForbidden(corev1.Resource("pods"), "", errors.New("quota"))
+	failed := newStatus(rs, nil, 0, errors.Join(fmt.Errorf("create pod: %w", quota)), now)
+	if len(failed.Conditions) != 1 || failed.Conditions[0].Reason != "FailedCreate" || failed.Conditions[0].Message != quota.Error() {
 		t.Errorf("conditions %+v", failed.Conditions)
 	}
 	rs.Status = failed

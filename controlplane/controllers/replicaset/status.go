@@ -2,6 +2,7 @@ package replicaset
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -9,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -50,10 +52,18 @@ func newStatus(rs *appsv1.ReplicaSet, active []*corev1.Pod, terminating int32, m
 			Status:             corev1.ConditionTrue,
 			LastTransitionTime: metav1.NewTime(now),
 			Reason:             reason,
-			Message:            manageErr.Error(),
+			Message:            reasonOf(manageErr),
 		})
 	}
 	return status
+}
+
+// reasonOf is what the API server said, without what we were about to do.
+func reasonOf(err error) string {
+	if said := apierrors.APIStatus(nil); errors.As(err, &said) {
+		return said.Status().Message
+	}
+	return err.Error()
 }
 
 func (c *controller) writeStatus(ctx context.Context, rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) error {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	batchlisters "k8s.io/client-go/listers/batch/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/ptr"
 
 	"clusterctl/controlplane/controllers/reconcile"
 )
@@ -55,10 +56,15 @@ func newController(env *reconcile.Environment, now func() time.Time) (reconcile.
 		now:      now,
 	}
 	c.loop = reconcile.NewLoop(env, "cronjob", workers, c.reconcile)
-	if err := reconcile.Each(env, batch.CronJobs().Informer(), func(cj *batchv1.CronJob) { c.loop.AddObject(cj) }); err != nil {
+	err := reconcile.Watch(env, batch.CronJobs().Informer(), reconcile.Handlers[*batchv1.CronJob]{
+		Add:    func(cj *batchv1.CronJob) { c.loop.AddObject(cj) },
+		Update: c.changed,
+		Delete: func(cj *batchv1.CronJob) { c.loop.AddObject(cj) },
+	})
+	if err != nil {
 		return nil, err
 	}
-	err := reconcile.Each(env, batch.Jobs().Informer(), func(job *batchv1.Job) {
+	err = reconcile.Each(env, batch.Jobs().Informer(), func(job *batchv1.Job) {
 		if ref := metav1.GetControllerOfNoCopy(job); ref != nil && ref.Kind == kind.Kind {
 			c.loop.Add(job.Namespace + "/" + ref.Name)
 		}
@@ -67,6 +73,23 @@ func newController(env *reconcile.Environment, now func() time.Time) (reconcile.
 		return nil, err
 	}
 	return c.loop, nil
+}
+
+// changed looks at a cron job; at one with a new schedule only at its next time,
+// since no time of that schedule has been missed.
+func (c *controller) changed(old, cj *batchv1.CronJob) {
+	if old.Spec.Schedule == cj.Spec.Schedule && ptr.Equal(old.Spec.TimeZone, cj.Spec.TimeZone) {
+		c.loop.AddObject(cj)
+		return
+	}
+	schedule, err := parse(cj)
+	if err != nil {
+		c.recorder.Eventf(cj, corev1.EventTypeWarning, "UnParseableCronJobSchedule", "unparseable schedule for cronjob: %s", cj.Spec.Schedule)
+		return
+	}
+	if now := c.now(); !schedule.Next(now).IsZero() {
+		c.loop.AddAfter(reconcile.Key(cj), schedule.Next(now).Sub(now)+delay)
+	}
 }
 
 func ended(job *batchv1.Job) batchv1.JobConditionType {
@@ -117,6 +140,16 @@ func (c *controller) observe(ctx context.Context, cj *batchv1.CronJob, jobs []*b
 	byUID := map[string]*batchv1.Job{}
 	for _, job := range jobs {
 		byUID[string(job.UID)] = job
+		if ended(job) == "" && !inActive(cj, job) {
+			fresh, err := c.client.BatchV1().CronJobs(cj.Namespace).Get(ctx, cj.Name, metav1.GetOptions{})
+			switch {
+			case err != nil:
+				return fmt.Errorf("read cron job: %w", err)
+			case inActive(fresh, job):
+				return reconcile.ErrStale
+			}
+			c.recorder.Eventf(cj, corev1.EventTypeWarning, "UnexpectedJob", "Saw a job that the controller did not create or forgot: %s", job.Name)
+		}
 		done := job.Status.CompletionTime
 		if ended(job) == batchv1.JobComplete && done != nil && (cj.Status.LastSuccessfulTime == nil || done.After(cj.Status.LastSuccessfulTime.Time)) {
 			cj.Status.LastSuccessfulTime = done
@@ -148,7 +181,16 @@ func (c *controller) observe(ctx context.Context, cj *batchv1.CronJob, jobs []*b
 
 // start makes the job that is due, and returns how long there is nothing to do.
 func (c *controller) start(ctx context.Context, cj *batchv1.CronJob) (time.Duration, error) {
-	if cj.DeletionTimestamp != nil || cj.Spec.Suspend != nil && *cj.Spec.Suspend {
+	if cj.DeletionTimestamp != nil {
+		return 0, nil
+	}
+	if zone := ptr.Deref(cj.Spec.TimeZone, ""); zone != "" {
+		if _, err := time.LoadLocation(zone); err != nil {
+			c.recorder.Eventf(cj, corev1.EventTypeWarning, "UnknownTimeZone", "invalid timeZone: %q: %s", zone, err)
+			return 0, nil // until it is changed
+		}
+	}
+	if ptr.Deref(cj.Spec.Suspend, false) {
 		return 0, nil
 	}
 	schedule, err := parse(cj)
@@ -157,6 +199,10 @@ func (c *controller) start(ctx context.Context, cj *batchv1.CronJob) (time.Durat
 		return 0, nil // until it is changed
 	}
 	now := c.now()
+	if schedule.Next(now).IsZero() { // such as the 31st of February
+		c.recorder.Eventf(cj, corev1.EventTypeWarning, "InvalidSchedule", "invalid schedule: %s : time difference between two schedules is less than 1 second", cj.Spec.Schedule)
+		return 0, nil
+	}
 	wait := schedule.Next(now).Sub(now) + delay
 	at, many := due(cj, schedule, now)
 	if many {
@@ -199,12 +245,15 @@ func (c *controller) start(ctx context.Context, cj *batchv1.CronJob) (time.Durat
 		return 0, fmt.Errorf("create job %s: %w", job.Name, err)
 	}
 	cj.Status.LastScheduleTime = &metav1.Time{Time: at}
-	known := slices.ContainsFunc(cj.Status.Active, func(ref corev1.ObjectReference) bool { return ref.UID == made.UID })
-	if !known && ended(made) == "" {
+	if !inActive(cj, made) && ended(made) == "" {
 		cj.Status.Active = append(cj.Status.Active, corev1.ObjectReference{
 			APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job", Namespace: made.Namespace, Name: made.Name, UID: made.UID, ResourceVersion: made.ResourceVersion})
 	}
 	return wait, nil
+}
+
+func inActive(cj *batchv1.CronJob, job *batchv1.Job) bool {
+	return slices.ContainsFunc(cj.Status.Active, func(ref corev1.ObjectReference) bool { return ref.UID == job.UID })
 }
 
 func newJob(cj *batchv1.CronJob, at time.Time) *batchv1.Job {

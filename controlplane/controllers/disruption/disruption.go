@@ -3,6 +3,7 @@ package disruption
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -42,6 +43,7 @@ type controller struct {
 	replications corelisters.ReplicationControllerLister
 	recorder     record.EventRecorder
 	loop         *reconcile.Loop
+	stale        *reconcile.Loop // pods that were to be disrupted and were not
 }
 
 // New makes the controller.
@@ -59,12 +61,17 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 		recorder:     env.Recorder("controllermanager"),
 	}
 	c.loop = reconcile.NewLoop(env, "disruption", workers, c.reconcile)
+	c.stale = reconcile.NewLoop(env, "disruption-stale", 1, c.refresh)
 	if err := reconcile.Each(env, budgets.Informer(), func(b *policyv1.PodDisruptionBudget) { c.loop.AddObject(b) }); err != nil {
 		return nil, err
 	}
 	err := reconcile.Watch(env, core.Pods().Informer(), reconcile.Handlers[*corev1.Pod]{
-		Add:    c.podChanged,
-		Update: func(old, pod *corev1.Pod) { c.podChanged(old); c.podChanged(pod) },
+		Add: func(pod *corev1.Pod) { c.podChanged(pod); c.watchCondition(pod) },
+		Update: func(old, pod *corev1.Pod) {
+			c.podChanged(old)
+			c.podChanged(pod)
+			c.watchCondition(pod)
+		},
 		Delete: c.podChanged,
 	})
 	if err != nil {
@@ -81,7 +88,7 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 			return nil, watch
 		}
 	}
-	return c.loop, nil
+	return reconcile.All{c.loop, c.stale}, nil
 }
 
 func (c *controller) each(namespace string, f func(*policyv1.PodDisruptionBudget)) {
@@ -124,6 +131,9 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	if len(pods) == 0 {
+		c.recorder.Event(budget, corev1.EventTypeNormal, "NoPods", "No matching pods found")
+	}
 	updated := budget.DeepCopy()
 	now := time.Now()
 	expected, desired, sumErr := c.wanted(budget, pods)
@@ -133,10 +143,9 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 		// Nothing may be evicted while nobody knows how much there should be.
 		c.recorder.Eventf(budget, corev1.EventTypeWarning, "CalculateExpectedPodCountFailed", "Failed to calculate the number of expected pods: %v", sumErr)
 		updated.Status.DisruptionsAllowed = 0
-		updated.Status.ObservedGeneration = budget.Generation
 		meta.SetStatusCondition(&updated.Status.Conditions, metav1.Condition{
 			Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.SyncFailedReason,
-			Message: sumErr.Error(), ObservedGeneration: budget.Generation})
+			Message: sumErr.Error(), ObservedGeneration: budget.Status.ObservedGeneration})
 	}
 	if !equality.Semantic.DeepEqual(budget.Status, updated.Status) {
 		if _, err := c.client.PolicyV1().PodDisruptionBudgets(namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil {
@@ -192,6 +201,9 @@ func (c *controller) wanted(budget *policyv1.PodDisruptionBudget, pods []*corev1
 		}
 		return int32(len(pods)), desired, nil
 	}
+	if slices.ContainsFunc(pods, func(pod *corev1.Pod) bool { return metav1.GetControllerOfNoCopy(pod) == nil }) {
+		c.recorder.Eventf(budget, corev1.EventTypeWarning, "UnmanagedPods", "Pods selected by this PodDisruptionBudget (selector: %v) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", budget.Spec.Selector)
+	}
 	if expected, err = c.expected(pods); err != nil {
 		return 0, 0, err
 	}
@@ -212,7 +224,7 @@ func (c *controller) wanted(budget *policyv1.PodDisruptionBudget, pods []*corev1
 // expected sums up what the owners of pods want.
 func (c *controller) expected(pods []*corev1.Pod) (int32, error) {
 	seen := map[types.UID]bool{}
-	total := int32(0)
+	total, strayed := int32(0), "" // the first by name, so that it is always the same
 	for _, pod := range pods {
 		ref := metav1.GetControllerOfNoCopy(pod)
 		if ref == nil {
@@ -220,12 +232,19 @@ func (c *controller) expected(pods []*corev1.Pod) (int32, error) {
 		}
 		owner, replicas, err := c.scale(pod.Namespace, ref)
 		if err != nil {
-			return 0, fmt.Errorf("find what %s %s of pod %s wants: %w", ref.Kind, ref.Name, pod.Name, err)
+			c.loop.Logger().Debug("find what a pod's owner wants", "pod", reconcile.Key(pod), "kind", ref.Kind, "name", ref.Name, "error", err)
+			if strayed == "" || pod.Name < strayed {
+				strayed = pod.Name
+			}
+			continue
 		}
 		if !seen[owner] {
 			seen[owner] = true
 			total += replicas
 		}
+	}
+	if strayed != "" {
+		return 0, fmt.Errorf("found no controllers for pod %q", strayed)
 	}
 	return total, nil
 }

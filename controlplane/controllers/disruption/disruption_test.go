@@ -81,12 +81,16 @@ func TestStatus(t *testing.T) {
 					t.Fatal(err)
 				}
 				got = budget.Status
-				return got.ObservedGeneration == 3
+				// One that could not be summed up is not observed.
+				return got.ObservedGeneration == 3 || test.reason == policyv1.SyncFailedReason && len(got.Conditions) > 0
 			})
 			condition := meta.FindStatusCondition(got.Conditions, policyv1.DisruptionAllowedCondition)
 			if got.DisruptionsAllowed != test.want.DisruptionsAllowed || got.CurrentHealthy != test.want.CurrentHealthy ||
 				got.DesiredHealthy != test.want.DesiredHealthy || got.ExpectedPods != test.want.ExpectedPods || condition == nil || condition.Reason != test.reason {
 				t.Errorf("status %+v, want %+v with %s", got, test.want, test.reason)
+			}
+			if test.reason == policyv1.SyncFailedReason && (condition.Message != `found no controllers for pod "ready-0"` || got.ObservedGeneration != 0) {
+				t.Errorf("says %q of generation %d", condition.Message, got.ObservedGeneration)
 			}
 			if _, waits := got.DisruptedPods["ready-0"]; waits != (name == "evicted just now") || got.DisruptedPods["gone"] != (metav1.Time{}) {
 				t.Errorf("disrupted pods %v", got.DisruptedPods)

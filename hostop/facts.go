@@ -22,7 +22,7 @@ type Facts struct {
 	Clock         time.Time         `json:"clock"`                 // when the facts were gathered
 	Listening     []Listener        `json:"listening"`             // TCP and UDP sockets in listening state
 	Installed     string            `json:"installed"`             // what LibDir/current points at; empty: nothing
-	Services      map[string]string `json:"services"`              // our units: active, inactive, failed; absent: not installed
+	Services      map[string]string `json:"services"`              // our units, and CRI-O where pods of ours use it: active, inactive, failed; absent: not installed
 	Authorities   map[string]string `json:"authorities"`           // fingerprints by file name, where AuthorityDir exists
 	Resolvers     []string          `json:"resolvers"`             // nameservers of /etc/resolv.conf, as written
 	EtcdData      bool              `json:"etcdData"`              // EtcdDir holds a member

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -199,11 +200,12 @@ func newNodeStatus(node *v1.Node) nodeStatus {
 	return s
 }
 
-var shortUnits = []struct{ heading, unit string }{
-	{"ETCD", hostconfig.UnitEtcd},
-	{"CONTROL PLANE", hostconfig.UnitControlPlane},
-	{"CONTAINERD", hostconfig.UnitContainerd},
-	{"NODE AGENT", hostconfig.UnitNodeAgent},
+// shortUnits are the columns of services; a host has one of the runtimes.
+var shortUnits = []struct{ heading, unit, or string }{
+	{"ETCD", hostconfig.UnitEtcd, ""},
+	{"CONTROL PLANE", hostconfig.UnitControlPlane, ""},
+	{"RUNTIME", hostconfig.UnitContainerd, hostconfig.UnitCRIO},
+	{"NODE AGENT", hostconfig.UnitNodeAgent, ""},
 }
 
 func (s clusterStatus) print(out io.Writer) error {
@@ -220,7 +222,7 @@ func (s clusterStatus) print(out io.Writer) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s", h.Name, h.Address, strings.Join(roles, ","), orDash(h.Version))
 		for _, u := range shortUnits {
-			fmt.Fprintf(w, "\t%s", orDash(h.Services[u.unit]))
+			fmt.Fprintf(w, "\t%s", orDash(cmp.Or(h.Services[u.unit], h.Services[u.or])))
 		}
 		fmt.Fprintf(w, "\t%s\n", h.Error)
 	}

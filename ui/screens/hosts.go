@@ -1,6 +1,7 @@
 package screens
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -54,7 +55,7 @@ func NewHosts(hosts sources.Hosts) *Machines {
 		list, err := hosts.Hosts(ctx)
 		return hostRows(list), err
 	}}
-	m.table.SetColumns([]string{"HOST", "ADDRESS", "ROLES", "STATE", "ETCD", "CONTROL PLANE", "CONTAINERD", "NODE AGENT", "MEMORY", "DISK FREE", "INSTALLED"})
+	m.table.SetColumns([]string{"HOST", "ADDRESS", "ROLES", "STATE", "ETCD", "CONTROL PLANE", "RUNTIME", "NODE AGENT", "MEMORY", "DISK FREE", "INSTALLED"})
 	return m
 }
 
@@ -67,7 +68,11 @@ func hostRows(list []sources.Host) answer {
 		}
 		cells := []string{h.Name, h.Address, h.Roles, h.State}
 		for _, unit := range []string{hostconfig.UnitEtcd, hostconfig.UnitControlPlane, hostconfig.UnitContainerd, hostconfig.UnitNodeAgent} {
-			cells = append(cells, h.Services[unit])
+			service := h.Services[unit]
+			if unit == hostconfig.UnitContainerd {
+				service = cmp.Or(service, h.Services[hostconfig.UnitCRIO])
+			}
+			cells = append(cells, service)
 		}
 		a.rows = append(a.rows, components.Row{ID: h.Name, Cells: append(cells, gigabytes(h.Memory), gigabytes(h.DiskFree), h.Version)})
 	}

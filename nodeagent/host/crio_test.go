@@ -297,8 +297,11 @@ func TestResetReleasesCRIO(t *testing.T) {
 		if !slices.Equal(did, []string{"start with our configuration", want}) {
 			t.Errorf("enabled %v: CRI-O was %q", enabled, did)
 		}
-		if want := []string{"stop c", "stop s", "remove s", "remove clusterctl.dev/pause:1"}; !slices.Equal(fake.log, want) {
-			t.Errorf("CRI-O was told to %q, want %q", fake.log, want)
+		fake.mu.Lock()
+		told := fake.log
+		fake.mu.Unlock()
+		if want := []string{"stop c", "stop s", "remove s", "remove clusterctl.dev/pause:1"}; !slices.Equal(told, want) {
+			t.Errorf("CRI-O was told to %q, want %q", told, want)
 		}
 		if h.exists(hostconfig.CRIOConf) || h.exists(hostconfig.CRIOPins) || h.exists(hostconfig.CRIORegistries) || !h.exists(theirs) {
 			t.Error("reset left something of ours, or took something of theirs")

@@ -56,7 +56,7 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 		runs = runs[1:] // not started until its postStart hook has ended
 	}
 	no := false
-	status := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no}
+	status := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no, VolumeMounts: mountStatuses(c)}
 	if len(runs) == 0 {
 		status.State = d.absent(c)
 		if old := d.told(c.Name); old != nil {
@@ -74,6 +74,7 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 	}
 	run := runs[0]
 	status.ContainerID = run.URI
+	status.User = userStatus(run)
 	status.RestartCount = int32(run.Attempt)
 	status.ImageID = run.ImageRef
 	if run.Image != "" {
@@ -98,7 +99,6 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 		if isInit && !isSidecar(c) {
 			status.Ready = false
 		}
-		d.observed(c, run, &status)
 	}
 	d.resources(c, run, &status)
 	if isInit && !isSidecar(c) && run.State == runtime.Exited && run.ExitCode == 0 {
@@ -180,20 +180,31 @@ func (d *describer) resources(c *v1.Container, run *runtime.Container, status *v
 	}
 }
 
-// observed is what only a running container has: its mounts and its user.
-func (d *describer) observed(c *v1.Container, run *runtime.Container, status *v1.ContainerStatus) {
+// mountStatuses are the container's mounts as its status has them, from the start
+// until the pod is gone.
+func mountStatuses(c *v1.Container) []v1.VolumeMountStatus {
+	var list []v1.VolumeMountStatus
 	for _, m := range c.VolumeMounts {
 		mount := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
 			mode := v1.RecursiveReadOnlyDisabled
+			if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled {
+				mode = v1.RecursiveReadOnlyEnabled
+			}
 			mount.RecursiveReadOnly = &mode
 		}
-		status.VolumeMounts = append(status.VolumeMounts, mount)
+		list = append(list, mount)
 	}
-	if user := run.User.GetLinux(); user != nil {
-		status.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{
-			UID: user.Uid, GID: user.Gid, SupplementalGroups: user.SupplementalGroups}}
+	return list
+}
+
+// userStatus is whom a run has, or had, its first process run as.
+func userStatus(run *runtime.Container) *v1.ContainerUser {
+	user := run.User.GetLinux()
+	if user == nil {
+		return nil
 	}
+	return &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: user.Uid, GID: user.Gid, SupplementalGroups: user.SupplementalGroups}}
 }
 
 // state is a run's state as the API spells it.

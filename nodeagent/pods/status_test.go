@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/nodeagent/runtime"
 )
@@ -70,5 +71,37 @@ func TestEndsAreNewOnes(t *testing.T) {
 	}
 	if want := []string{"init", "ends"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestDescribeKeepsMountsAndUsers: they are told of before a container runs and
+// after it has.
+func TestDescribeKeepsMountsAndUsers(t *testing.T) {
+	enabled := v1.RecursiveReadOnlyEnabled
+	pod := testPod("Never")
+	for i := range pod.Spec.Containers {
+		pod.Spec.Containers[i].VolumeMounts = []v1.VolumeMount{
+			{Name: "v", MountPath: "/w"}, {Name: "v", MountPath: "/r", ReadOnly: true}, {Name: "v", MountPath: "/rr", ReadOnly: true, RecursiveReadOnly: &enabled}}
+	}
+	ended := run("a", runtime.Exited, 0, 0)
+	ended.User = &criv1.ContainerUser{Linux: &criv1.LinuxContainerUser{Uid: 7, Gid: 8, SupplementalGroups: []int64{9}}}
+	s := situation(pod, ended)
+	plan := Decide(s)
+	status := Describe(s, &plan)
+	if user := status.ContainerStatuses[0].User; user == nil || user.Linux.UID != 7 || user.Linux.GID != 8 || !slices.Equal(user.Linux.SupplementalGroups, []int64{9}) {
+		t.Errorf("the user of a run that has ended: %+v", user)
+	}
+	for _, c := range status.ContainerStatuses {
+		var got []string
+		for _, m := range c.VolumeMounts {
+			mode := ""
+			if m.RecursiveReadOnly != nil {
+				mode = " " + string(*m.RecursiveReadOnly)
+			}
+			got = append(got, m.MountPath+mode)
+		}
+		if want := []string{"/w", "/r Disabled", "/rr Enabled"}; !slices.Equal(got, want) {
+			t.Errorf("container %s (%+v): mounts %v, want %v", c.Name, c.State, got, want)
+		}
 	}
 }

@@ -30,6 +30,7 @@ type Facts struct {
 	CRIO          bool              `json:"crio,omitempty"`        // CRI-O's service is installed
 	ImagePolicy   bool              `json:"imagePolicy,omitempty"` // hostconfig.ImagePolicy is there
 	ModulesAbsent []string          `json:"modulesAbsent"`         // of overlay, br_netfilter, vxlan, nf_tables…: neither built in nor loadable
+	IPTables      bool              `json:"iptables"`              // the programs iptables and ip6tables are installed
 }
 
 // OS is from /etc/os-release.

@@ -39,13 +39,14 @@ const (
 	MachineID = "machine-id"
 	PortTaken = "port-taken"
 	Runtime   = "runtime"
+	Programs  = "programs"
 	Reach     = "unreachable"
 )
 
 // Names lists all of them, sorted.
 func Names() []string {
 	names := []string{
-		OS, Arch, Root, Init, Cgroup, Modules, Disk, Memory, CPU, Swap, Address, Clock, Hostname, MachineID, PortTaken, Runtime, Reach,
+		OS, Arch, Root, Init, Cgroup, Modules, Disk, Memory, CPU, Swap, Address, Clock, Hostname, MachineID, PortTaken, Runtime, Programs, Reach,
 	}
 	slices.Sort(names)
 	return names
@@ -105,6 +106,7 @@ func Judge(in Input) []Finding {
 		j.system(facts)
 		j.resources(h, facts)
 		j.runtime(h, facts)
+		j.programs(h, facts)
 		j.ports(h, facts)
 	}
 	j.twins(Hostname, "host name", "give it one of its own (hostnamectl set-hostname)", func(f hostop.Facts) string { return f.Hostname })
@@ -208,6 +210,14 @@ func (j *judge) resources(h inventory.Host, f hostop.Facts) {
 	if len(f.Addresses) > 0 && !slices.Contains(f.Addresses, h.Address) {
 		j.find(Address, Error, "write one that is, or ignore this where addresses are translated",
 			"%s is none of its addresses (%s)", h.Address, strings.Join(f.Addresses, ", "))
+	}
+}
+
+// programs asks for those that nodes run and that are not brought along.
+func (j *judge) programs(h inventory.Host, f hostop.Facts) {
+	if h.IsNode() && !f.IPTables {
+		j.find(Programs, Error, "install it: apt-get install iptables, dnf install iptables-nft, zypper install iptables",
+			"lacks iptables, which the pod network and host ports need")
 	}
 }
 

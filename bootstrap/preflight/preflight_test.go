@@ -34,6 +34,7 @@ func good(t *testing.T) Input {
 	in := Input{Inventory: parse(t, demo), Facts: map[string]hostop.Facts{}, Gathered: map[string]time.Time{}, Archs: []string{"amd64"}}
 	for i, h := range in.Inventory.Present() {
 		in.Facts[h.Name] = hostop.Facts{
+			IPTables: true,
 			Hostname: h.Name, MachineID: "id-" + h.Name, OS: hostop.OS{ID: "debian"}, Arch: "amd64", Init: "systemd",
 			Cgroup: hostop.Cgroup{Version: 2, Controllers: []string{"cpu", "io", "memory", "pids"}}, Root: true,
 			Addresses: []string{h.Address}, Memory: 2 * gib, CPUs: 2, Clock: now.Add(time.Duration(i) * time.Hour),
@@ -75,6 +76,7 @@ func TestJudge(t *testing.T) {
 		{"cgroup v1", change("w1", func(f *hostop.Facts) { f.Cgroup.Version = 1 }), ""},
 		{"controllers", change("w1", func(f *hostop.Facts) { f.Cgroup.Controllers = []string{"cpu"} }),
 			"error: w1: its cgroups lack memory, pids (cgroup); enable them on the kernel's command line (cgroup_enable=…)"},
+		{"programs", change("w1", func(f *hostop.Facts) { f.IPTables = false }), "error: w1: lacks iptables, which the pod network and host ports need (programs);"},
 		{"modules", change("w1", func(f *hostop.Facts) { f.ModulesAbsent = []string{"vxlan"} }), "error: w1: its kernel lacks vxlan (modules);"},
 		{"memory of a control plane", change("cp1", func(f *hostop.Facts) { f.Memory = 512 * mib }), "error: cp1: has 512 MiB of memory, and needs 900 MiB (memory); give it more"},
 		{"memory of a worker", change("w1", func(f *hostop.Facts) { f.Memory = 512 * mib }), ""},
@@ -160,7 +162,7 @@ func TestAllAtOnce(t *testing.T) {
 	for _, f := range Judge(in) {
 		names = append(names, string(f.Severity)+" "+f.Name)
 	}
-	want := "[error arch error root error init error cgroup error memory error hostname warning os warning cpu]"
+	want := "[error arch error root error init error cgroup error memory error programs error hostname warning os warning cpu]"
 	if got := fmt.Sprint(names); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -53,11 +54,17 @@ import (
 const cgroupRoot = "/sys/fs/cgroup"
 
 // run runs the node agent until ctx ends or a part of it fails.
-func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) error {
+func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) (err error) {
 	told := ctx // to stop; what follows goes on until pods have been ended
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
+	defer func() {
+		// What cannot begin because a part failed is not the reason.
+		if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
+			err = cause
+		}
+	}()
 	start := func(name string, part func() error) {
 		group.Go(func() error {
 			if err := part(); err != nil {

@@ -101,8 +101,15 @@ func (h *Hand) Facts(ctx context.Context) (*hostop.Facts, error) {
 	})
 	f.ImagePolicy = h.exists(hostconfig.ImagePolicy)
 	f.ModulesAbsent = h.modulesAbsent(f.Kernel)
+	f.IPTables = h.installed("iptables") && h.installed("ip6tables")
 	f.Clock = time.Now()
 	return f, nil
+}
+
+// installed tells whether a program is where services look for it.
+func (h *Hand) installed(program string) bool {
+	return slices.ContainsFunc([]string{"/usr/local/sbin/", "/usr/local/bin/", "/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"},
+		func(directory string) bool { return h.exists(directory + program) })
 }
 
 // read is a file's content, or nothing.

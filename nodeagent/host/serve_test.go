@@ -344,6 +344,8 @@ func TestFactsOfAHost(t *testing.T) {
 		"/proc/modules":                               "nf_conntrack 1 0 - Live 0\n",
 		"/var/lib/clusterctl/etcd/member/wal/0.wal":   "",
 		"/etc/systemd/system/clusterctl-etcd.service": "",
+		"/usr/sbin/iptables":                          "",
+		"/sbin/ip6tables":                             "",
 	} {
 		write(t, root+path, content, 0o644)
 	}
@@ -367,6 +369,7 @@ func TestFactsOfAHost(t *testing.T) {
 		"cgroup":     f.Cgroup.Version == 2 && fmt.Sprint(f.Cgroup.Controllers) == "[cpu memory pids]",
 		"listening":  fmt.Sprint(f.Listening) == "[{tcp 127.0.0.1:8080 nginx} {udp [::]:8472 }]",
 		"modules":    fmt.Sprint(f.ModulesAbsent) == "[vxlan nf_tables]",
+		"iptables":   f.IPTables,
 		"installed":  f.Installed == "v1.2",
 		"etcd":       f.EtcdData,
 		"services":   fmt.Sprint(f.Services) == "map[clusterctl-etcd:inactive]",

@@ -260,7 +260,7 @@ var (
 	written  = regexp.MustCompile(`((?:time|creationTimestamp)\\+":\\+")[^"\\]*`)
 
 	moment = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$`)
-	age    = regexp.MustCompile(`^\d+(ms|s|m\d*s?)( ago)?$`)
+	age    = regexp.MustCompile(`^(\d+(ms|[smhdy]))+( ago)?$`) // as tables have it
 )
 
 // timeless removes what depends on when a request was sent, and who wrote an

@@ -2,9 +2,11 @@ package tainteviction
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -22,6 +24,9 @@ type controller struct {
 	nodes    corelisters.NodeLister
 	recorder record.EventRecorder
 	loop     *reconcile.Loop
+
+	mu      sync.Mutex
+	waiting map[string]time.Time // pods that are to go, by key: since when
 }
 
 // New makes the controller. Its keys are pods.
@@ -33,23 +38,29 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 		pods:     core.Pods().Lister(),
 		nodes:    core.Nodes().Lister(),
 		recorder: env.Recorder("taint-eviction-controller"),
+		waiting:  map[string]time.Time{},
 	}
 	c.loop = reconcile.NewLoop(env, "tainteviction", workers, c.reconcile)
 	err := reconcile.Watch(env, core.Pods().Informer(), reconcile.Handlers[*corev1.Pod]{
 		Add: c.podChanged,
 		Update: func(old, pod *corev1.Pod) {
-			if old.Spec.NodeName != pod.Spec.NodeName || len(old.Spec.Tolerations) != len(pod.Spec.Tolerations) {
+			if old.Spec.NodeName != pod.Spec.NodeName || !equality.Semantic.DeepEqual(old.Spec.Tolerations, pod.Spec.Tolerations) {
 				c.podChanged(pod)
 			}
 		},
+		Delete: func(pod *corev1.Pod) { c.podChanged(pod) },
 	})
 	if err != nil {
 		return nil, err
 	}
 	err = reconcile.Watch(env, core.Nodes().Informer(), reconcile.Handlers[*corev1.Node]{
-		Add: c.nodeChanged,
+		Add: func(node *corev1.Node) {
+			if len(noExecute(node)) > 0 {
+				c.nodeChanged(node)
+			}
+		},
 		Update: func(old, node *corev1.Node) {
-			if len(noExecute(old)) > 0 || len(noExecute(node)) > 0 {
+			if !equality.Semantic.DeepEqual(noExecute(old), noExecute(node)) {
 				c.nodeChanged(node)
 			}
 		},
@@ -70,9 +81,6 @@ func (c *controller) podChanged(pod *corev1.Pod) {
 }
 
 func (c *controller) nodeChanged(node *corev1.Node) {
-	if len(noExecute(node)) == 0 {
-		return
-	}
 	pods, err := c.env.PodsOn(node.Name)
 	if err != nil {
 		c.loop.Logger().Warn("list the pods of a tainted node", "node", node.Name, "error", err)
@@ -86,10 +94,11 @@ func (c *controller) nodeChanged(node *corev1.Node) {
 func (c *controller) reconcile(ctx context.Context, key string) error {
 	namespace, name := reconcile.Split(key)
 	pod, err := c.pods.Pods(namespace).Get(name)
-	if apierrors.IsNotFound(err) || err == nil && pod.DeletionTimestamp != nil {
+	if apierrors.IsNotFound(err) {
+		c.stay(key)
 		return nil
 	}
-	if err != nil {
+	if err != nil || pod.DeletionTimestamp != nil {
 		return err
 	}
 	node, err := c.nodes.Get(pod.Spec.NodeName)
@@ -99,17 +108,48 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	at, evict := deadline(pod, noExecute(node), time.Now())
+	c.mu.Lock()
+	since, waits := c.waiting[key]
+	c.mu.Unlock()
+	if !waits {
+		since = time.Now()
+	}
+	at, evict := deadline(pod, noExecute(node), since)
 	if !evict {
+		c.stay(key)
 		return nil
 	}
 	if left := time.Until(at); left > 0 {
+		c.mu.Lock()
+		c.waiting[key] = since
+		c.mu.Unlock()
 		// The taints and the pod are looked at again then: a node that has
 		// recovered keeps its pods.
 		c.loop.AddAfter(key, left)
 		return nil
 	}
-	return c.evict(ctx, pod)
+	if err := c.evict(ctx, pod); err != nil {
+		return err
+	}
+	c.forget(key)
+	return nil
+}
+
+// stay is for pods that do not have to go, or are gone already.
+func (c *controller) stay(key string) {
+	if c.forget(key) {
+		namespace, name := reconcile.Split(key)
+		c.recorder.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name},
+			corev1.EventTypeNormal, "TaintManagerEviction", "Cancelling deletion of Pod %s", key)
+	}
+}
+
+func (c *controller) forget(key string) (waited bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, waited = c.waiting[key]
+	delete(c.waiting, key)
+	return waited
 }
 
 func noExecute(node *corev1.Node) []corev1.Taint {
@@ -123,12 +163,13 @@ func noExecute(node *corev1.Node) []corev1.Taint {
 }
 
 // deadline is when pod has to leave a node with these taints; evict is false if
-// it may stay for ever. Each taint is tolerated from when it was added for as
-// long as the pod's first toleration that matches it says.
-func deadline(pod *corev1.Pod, taints []corev1.Taint, now time.Time) (at time.Time, evict bool) {
+// it may stay for ever. Each taint is tolerated for as long as the pod's first
+// toleration that matches it says: from when the taint was added, but not from
+// before the pod came, or from seen where the taint does not say.
+func deadline(pod *corev1.Pod, taints []corev1.Taint, seen time.Time) (at time.Time, evict bool) {
 	for i := range taints {
 		taint := &taints[i]
-		leave, bounded := now, true
+		leave, bounded := seen, true
 		for j := range pod.Spec.Tolerations {
 			toleration := &pod.Spec.Tolerations[j]
 			if !tolerates(toleration, taint) {
@@ -137,9 +178,12 @@ func deadline(pod *corev1.Pod, taints []corev1.Taint, now time.Time) (at time.Ti
 			if toleration.TolerationSeconds == nil {
 				bounded = false
 			} else if seconds := *toleration.TolerationSeconds; seconds > 0 {
-				since := now
+				since := seen
 				if taint.TimeAdded != nil {
 					since = taint.TimeAdded.Time
+					if came := arrival(pod); came.After(since) {
+						since = came
+					}
 				}
 				leave = since.Add(time.Duration(seconds) * time.Second)
 			}
@@ -150,6 +194,14 @@ func deadline(pod *corev1.Pod, taints []corev1.Taint, now time.Time) (at time.Ti
 		}
 	}
 	return at, evict
+}
+
+// arrival is when pod was bound to its node, or made where it does not say.
+func arrival(pod *corev1.Pod) time.Time {
+	if c := reconcile.PodCondition(pod, corev1.PodScheduled); c != nil && c.Status == corev1.ConditionTrue {
+		return c.LastTransitionTime.Time
+	}
+	return pod.CreationTimestamp.Time
 }
 
 func tolerates(toleration *corev1.Toleration, taint *corev1.Taint) bool {

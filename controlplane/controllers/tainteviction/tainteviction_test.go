@@ -2,6 +2,7 @@ package tainteviction
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -79,4 +80,57 @@ func TestEvictsWhatIsNotTolerated(t *testing.T) {
 	if gone("stubborn") {
 		t.Error("a pod that tolerates the taint for ever was evicted")
 	}
+}
+
+func TestDeadlineOfLatePods(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	old := []corev1.Taint{taint("a", now.Add(-time.Hour))}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(now.Add(-time.Minute))},
+		Spec: corev1.PodSpec{Tolerations: []corev1.Toleration{tolerate("a", 300)}}}
+	if at, evict := deadline(pod, old, now); !evict || !at.Equal(now.Add(4*time.Minute)) {
+		t.Errorf("a pod that was made after the taint leaves at %s, %v", at, evict)
+	}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now)}}
+	if at, evict := deadline(pod, old, now); !evict || !at.Equal(now.Add(5*time.Minute)) {
+		t.Errorf("a pod that was bound after the taint leaves at %s, %v", at, evict)
+	}
+}
+
+// What users taint has no time of its own: the pod's time must run out all the
+// same, and ends when the taint goes.
+func TestTaintsWithoutTime(t *testing.T) {
+	pod := func(name string, seconds int64) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns"},
+			Spec: corev1.PodSpec{NodeName: "node", Tolerations: []corev1.Toleration{tolerate("gone", seconds)}}}
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"},
+		Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "gone", Effect: corev1.TaintEffectNoExecute}}}}
+	f := controllertest.New(t, node, pod("hasty", 1), pod("patient", 3600))
+	c, err := New(f.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Start(t, c)
+	ctx := context.Background()
+	controllertest.Eventually(t, "the hasty pod to go", func() bool {
+		_, err := f.Client.CoreV1().Pods("ns").Get(ctx, "hasty", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+	if _, err := f.Client.CoreV1().Pods("ns").Get(ctx, "patient", metav1.GetOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	free := node.DeepCopy()
+	free.Spec.Taints, free.ResourceVersion = nil, ""
+	if _, err := f.Client.CoreV1().Nodes().Update(ctx, free, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, "the event", func() bool {
+		events, err := f.Client.CoreV1().Events("ns").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(events.Items, func(e corev1.Event) bool {
+			return e.InvolvedObject.Name == "patient" && e.Message == "Cancelling deletion of Pod ns/patient"
+		})
+	})
 }

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 const (
@@ -28,21 +29,25 @@ type pulse struct {
 	renewed metav1.MicroTime // of the lease, as the node wrote it
 	beat    metav1.Time      // of the Ready condition, as the node wrote it
 	seen    time.Time        // when one of the two last changed
+	uid     types.UID
 }
 
 // observe updates p by what the node has written meanwhile.
 func (p *pulse) observe(node *corev1.Node, lease *coordinationv1.Lease, now time.Time) {
-	renewed, beat := p.renewed, p.beat
+	renewed, beat, reported := p.renewed, p.beat, false
 	if lease != nil && lease.Spec.RenewTime != nil {
-		renewed = *lease.Spec.RenewTime
+		renewed, reported = *lease.Spec.RenewTime, true
 	}
 	if c := nodeCondition(&node.Status, corev1.NodeReady); c != nil {
-		beat = c.LastHeartbeatTime
+		beat, reported = c.LastHeartbeatTime, true
 	}
-	if p.seen.IsZero() || !renewed.Equal(&p.renewed) || !beat.Equal(&p.beat) {
+	switch {
+	case p.seen.IsZero() && !reported:
+		p.seen = node.CreationTimestamp.Time
+	case p.seen.IsZero(), !renewed.Equal(&p.renewed) || !beat.Equal(&p.beat):
 		p.seen = now
 	}
-	p.renewed, p.beat = renewed, beat
+	p.renewed, p.beat, p.uid = renewed, beat, node.UID
 }
 
 // judge returns the status that a node is to have, and whether it is silent.
@@ -65,14 +70,14 @@ func (p *pulse) judge(node *corev1.Node, now time.Time) (status corev1.NodeStatu
 				Type:               kind,
 				Status:             corev1.ConditionUnknown,
 				Reason:             "NodeStatusNeverUpdated",
-				Message:            "The node agent never reported this condition.",
+				Message:            "Kubelet never posted node status.",
 				LastHeartbeatTime:  node.CreationTimestamp,
 				LastTransitionTime: metav1.NewTime(now),
 			})
 		case c.Status != corev1.ConditionUnknown:
 			c.Status = corev1.ConditionUnknown
 			c.Reason = "NodeStatusUnknown"
-			c.Message = "The node agent stopped reporting."
+			c.Message = "Kubelet stopped posting node status."
 			c.LastTransitionTime = metav1.NewTime(now)
 		}
 	}

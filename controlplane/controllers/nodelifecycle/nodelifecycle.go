@@ -2,8 +2,11 @@ package nodelifecycle
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -12,10 +15,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/component-helpers/node/topology"
 
 	"clusterctl/controlplane/controllers/reconcile"
 )
@@ -24,6 +29,8 @@ const (
 	workers = 4
 	// wakeDelay lets a burst of a node's status writes settle.
 	wakeDelay = 50 * time.Millisecond
+	// labelExcluded keeps a node from being counted when its zone is judged.
+	labelExcluded = "node.kubernetes.io/exclude-disruption"
 )
 
 type controller struct {
@@ -34,8 +41,10 @@ type controller struct {
 	recorder record.EventRecorder
 	now      func() time.Time
 
-	pulses map[string]*pulse // monitor's alone
-	pacer  pacer             // monitor's alone
+	// What follows is the monitor's alone.
+	pulses    map[string]*pulse
+	pacer     pacer
+	disrupted bool // no node was ready when last looked
 }
 
 // New makes the controller. Two things run in it: a monitor that looks at all
@@ -46,7 +55,8 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 	err := reconcile.Watch(env, env.Informers.Core().V1().Nodes().Informer(), reconcile.Handlers[*corev1.Node]{
 		Add: func(node *corev1.Node) { loop.Add(node.Name) },
 		Update: func(old, node *corev1.Node) {
-			if old.Spec.Unschedulable != node.Spec.Unschedulable || !sameConditions(old, node) || !equality.Semantic.DeepEqual(old.Spec.Taints, node.Spec.Taints) {
+			if old.Spec.Unschedulable != node.Spec.Unschedulable || !sameConditions(old, node) ||
+				!equality.Semantic.DeepEqual(old.Spec.Taints, node.Spec.Taints) || !maps.Equal(old.Labels, node.Labels) {
 				loop.AddAfter(node.Name, wakeDelay)
 			}
 		},
@@ -98,11 +108,40 @@ func (c *controller) follow(ctx context.Context, name string) error {
 	if err := c.taint(ctx, node, &node.Status, evict); err != nil {
 		return err
 	}
-	if nodeCondition(&node.Status, corev1.NodeReady) != nil && ready != corev1.ConditionTrue {
+	if err := c.label(ctx, node); err != nil {
+		return err
+	}
+	// Nobody else says Unknown. A node that says itself that it is not ready
+	// knows best which of its pods are.
+	if condition := nodeCondition(&node.Status, corev1.NodeReady); condition != nil && condition.Status == corev1.ConditionUnknown {
 		return c.markPods(ctx, node)
 	}
 	return nil
 }
+
+// label keeps the labels of old names what those of today say.
+func (c *controller) label(ctx context.Context, node *corev1.Node) error {
+	stale := map[string]string{}
+	for today, old := range map[string]string{corev1.LabelOSStable: "beta.kubernetes.io/os", corev1.LabelArchStable: "beta.kubernetes.io/arch"} {
+		if value, ok := node.Labels[today]; ok && node.Labels[old] != value {
+			stale[old] = value
+		}
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": stale}})
+	if err != nil {
+		return err
+	}
+	if _, err := c.client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("write labels: %w", err)
+	}
+	return nil
+}
+
+// count is how many nodes of a zone are ready and not.
+type count struct{ ready, notReady int }
 
 // monitor judges all nodes by their heartbeats.
 func (c *controller) monitor(ctx context.Context) error {
@@ -112,8 +151,7 @@ func (c *controller) monitor(ctx context.Context) error {
 	}
 	now := c.now()
 	var errs []error
-	type count struct{ ready, notReady int }
-	zones := map[string]*count{}
+	zones := map[string]count{}
 	alive := map[string]bool{}
 	var candidates []*corev1.Node
 	for _, node := range nodes {
@@ -122,35 +160,39 @@ func (c *controller) monitor(ctx context.Context) error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("examine node %s: %w", node.Name, err))
 		}
-		zone := zones[zoneOf(node)]
-		if zone == nil {
-			zone = &count{}
-			zones[zoneOf(node)] = zone
-		}
 		ready := readiness(&status)
-		if ready == corev1.ConditionTrue {
-			zone.ready++
-			continue
+		if _, excluded := node.Labels[labelExcluded]; !excluded {
+			zone := zones[topology.GetZoneKey(node)]
+			if ready == corev1.ConditionTrue {
+				zone.ready++
+			} else {
+				zone.notReady++
+			}
+			zones[topology.GetZoneKey(node)] = zone
 		}
-		zone.notReady++
-		if !marked(node, ready) {
+		if nodeCondition(&status, corev1.NodeReady) != nil && ready != corev1.ConditionTrue && !marked(node, ready) {
 			candidates = append(candidates, node)
 		}
 	}
-	for name := range c.pulses {
+	for name, p := range c.pulses {
 		if !alive[name] {
 			delete(c.pulses, name)
+			c.event(name, p.uid, "RemovingNode", fmt.Sprintf("Removing Node %s from Controller", name))
 		}
 	}
-	anyReady := false
-	for _, zone := range zones {
-		anyReady = anyReady || zone.ready > 0
+	if lost(zones) {
+		// There is nowhere for pods to go, and it is most likely us who are
+		// cut off.
+		if !c.disrupted {
+			errs = append(errs, c.relent(ctx, nodes))
+		}
+		c.disrupted = true
+		return errors.Join(errs...)
 	}
+	c.disrupted = false
 	for _, node := range candidates {
-		zone := zones[zoneOf(node)]
-		// Where no node is ready, there is nowhere for pods to go, and it is
-		// most likely us who are cut off.
-		if !anyReady || !c.pacer.allow(zoneOf(node), pace(zone.ready, zone.notReady), now) {
+		name := topology.GetZoneKey(node)
+		if zone := zones[name]; !c.pacer.allow(name, pace(zone.ready, zone.notReady), now) {
 			continue
 		}
 		fresh, err := c.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
@@ -167,12 +209,51 @@ func (c *controller) monitor(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// lost reports whether no node is ready anywhere.
+func lost(zones map[string]count) bool {
+	for _, zone := range zones {
+		if zone.ready > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// relent stops the emptying of nodes that has begun.
+func (c *controller) relent(ctx context.Context, nodes []*corev1.Node) error {
+	c.env.Logger.Warn("no node is ready; none is emptied until one is", "controller", "nodelifecycle", "nodes", len(nodes))
+	var errs []error
+	for _, node := range nodes {
+		if !marked(node, corev1.ConditionFalse) && !marked(node, corev1.ConditionUnknown) {
+			continue
+		}
+		fresh, err := c.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
+		if err == nil {
+			fresh.Spec.Taints = slices.DeleteFunc(fresh.Spec.Taints, func(t corev1.Taint) bool {
+				return t.Effect == corev1.TaintEffectNoExecute && slices.Contains(evicting, t.Key)
+			})
+			_, err = c.client.CoreV1().Nodes().Update(ctx, fresh, metav1.UpdateOptions{})
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("take node %s back from eviction: %w", node.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// event is recorded for a node that may be gone.
+func (c *controller) event(name string, uid types.UID, reason, message string) {
+	c.recorder.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: name, UID: uid},
+		corev1.EventTypeNormal, reason, "Node %s event: %s", name, message)
+}
+
 // examine returns the status that node has or, if it is silent, now gets.
 func (c *controller) examine(ctx context.Context, node *corev1.Node, now time.Time) (corev1.NodeStatus, error) {
 	p := c.pulses[node.Name]
 	if p == nil {
 		p = &pulse{}
 		c.pulses[node.Name] = p
+		c.event(node.Name, node.UID, "RegisteredNode", fmt.Sprintf("Registered Node %s in Controller", node.Name))
 	}
 	var lease *coordinationv1.Lease
 	lease, err := c.leases.Leases(corev1.NamespaceNodeLease).Get(node.Name)

@@ -9,6 +9,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -114,7 +115,9 @@ func TestPulse(t *testing.T) {
 		t.Error("a silent node is written again and again")
 	}
 	p = pulse{}
-	if silent(0, node("new", ""), nil) || silent(55, node("new", ""), nil) || !silent(61, node("new", ""), nil) {
+	fresh := node("new", "")
+	fresh.CreationTimestamp = metav1.NewTime(start)
+	if silent(5, fresh, nil) || silent(60, fresh, nil) || !silent(61, fresh, nil) {
 		t.Error("a node that has never reported does not get its start-up grace, or gets more")
 	}
 }
@@ -124,7 +127,7 @@ func TestPace(t *testing.T) {
 		ready, notReady int
 		want            time.Duration
 	}{
-		{9, 1, normalPace}, {1, 2, normalPace}, {1, 3, 0}, {5, 5, normalPace}, {30, 70, slowPace}, {20, 30, 0},
+		{9, 1, normalPace}, {1, 2, normalPace}, {1, 3, 0}, {5, 5, normalPace}, {30, 70, slowPace}, {20, 30, 0}, {0, 3, normalPace}, {0, 70, normalPace},
 	} {
 		if got := pace(test.ready, test.notReady); got != test.want {
 			t.Errorf("%d ready, %d not: got %s, want %s", test.ready, test.notReady, got, test.want)
@@ -236,5 +239,114 @@ func TestNoEvictionWhereNobodyIsReady(t *testing.T) {
 		if readiness(&n.Status) != corev1.ConditionUnknown || marked(n, corev1.ConditionUnknown) {
 			t.Errorf("%s: %+v, %+v", name, n.Status.Conditions, n.Spec.Taints)
 		}
+	}
+}
+
+// events are the messages recorded for what is called name.
+func (w *world) events(name string) (messages []string) {
+	w.t.Helper()
+	list, err := w.Client.CoreV1().Events("").List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, e := range list.Items {
+		if e.InvolvedObject.Name == name {
+			messages = append(messages, e.Reason+": "+e.Message)
+		}
+	}
+	return messages
+}
+
+func TestEvictionEndsWhenTheLastNodeFails(t *testing.T) {
+	w := newWorld(t, node("first", corev1.ConditionTrue), node("last", corev1.ConditionTrue))
+	w.pass(2*time.Minute, "last")
+	if !marked(w.get("first"), corev1.ConditionUnknown) {
+		t.Fatal("the first node to fail is not emptied")
+	}
+	w.pass(2 * time.Minute)
+	for _, name := range []string{"first", "last"} {
+		if marked(w.get(name), corev1.ConditionUnknown) {
+			t.Errorf("%s is emptied", name)
+		}
+	}
+	back := w.get("last")
+	back.Status.Conditions[0].Status = corev1.ConditionTrue
+	if _, err := w.Client.CoreV1().Nodes().UpdateStatus(context.Background(), back, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(30*time.Second, "last")
+	if !marked(w.get("first"), corev1.ConditionUnknown) {
+		t.Error("the first node is not emptied once the last is back")
+	}
+}
+
+// A zone without a ready node is emptied as long as there is another; a node
+// that does not count does not hold that up, and one that never reported takes
+// no other's turn.
+func TestLostZone(t *testing.T) {
+	zoned := func(n *corev1.Node, zone string, labels ...string) *corev1.Node {
+		n.Labels = map[string]string{corev1.LabelTopologyZone: zone}
+		for _, l := range labels {
+			n.Labels[l] = ""
+		}
+		return n
+	}
+	w := newWorld(t, node("far", corev1.ConditionTrue),
+		zoned(node("a", corev1.ConditionTrue), "z"), zoned(node("b", corev1.ConditionTrue), "z"), zoned(node("c", corev1.ConditionTrue), "z"),
+		zoned(node("apart", corev1.ConditionTrue), "z", labelExcluded), zoned(node("blank", ""), "z"))
+	beat := w.get("blank")
+	beat.CreationTimestamp = metav1.NewTime(w.now.Add(time.Hour))
+	if _, err := w.Client.CoreV1().Nodes().Update(context.Background(), beat, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(2*time.Minute, "far", "apart")
+	for _, name := range []string{"a", "b", "c"} {
+		if !marked(w.get(name), corev1.ConditionUnknown) {
+			t.Errorf("%s is not emptied", name)
+		}
+	}
+	if n := w.get("apart"); len(n.Spec.Taints) != 0 {
+		t.Errorf("the live node of the zone has %v", n.Spec.Taints)
+	}
+}
+
+func TestFollowsLabelsAndNodes(t *testing.T) {
+	n := node("n", corev1.ConditionTrue)
+	n.Labels = map[string]string{corev1.LabelOSStable: "linux", corev1.LabelArchStable: "arm64", "beta.kubernetes.io/arch": "amd64"}
+	w := newWorld(t, n)
+	if err := w.follow(context.Background(), "n"); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.get("n").Labels; got["beta.kubernetes.io/os"] != "linux" || got["beta.kubernetes.io/arch"] != "arm64" {
+		t.Errorf("labels are %v", got)
+	}
+	w.pass(period, "n")
+	if err := w.Client.CoreV1().Nodes().Delete(context.Background(), "n", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controllertest.Eventually(t, "the cache", func() bool {
+		_, err := w.nodes.Get("n")
+		return apierrors.IsNotFound(err)
+	})
+	w.pass(period)
+	want := []string{"RegisteredNode: Node n event: Registered Node n in Controller", "RemovingNode: Node n event: Removing Node n from Controller"}
+	controllertest.Eventually(t, "events", func() bool {
+		got := w.events("n")
+		slices.Sort(got)
+		return slices.Equal(got, want)
+	})
+}
+
+// What a node says itself is no reason to take its pods out of service.
+func TestPodsOfNodesThatReport(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns"}, Spec: corev1.PodSpec{NodeName: "n"},
+		Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+	w := newWorld(t, node("n", corev1.ConditionFalse), pod)
+	if err := w.follow(context.Background(), "n"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.Client.CoreV1().Pods("ns").Get(context.Background(), "p", metav1.GetOptions{})
+	if err != nil || !reconcile.PodReady(got) {
+		t.Errorf("the pod is not ready any more (%v)", err)
 	}
 }

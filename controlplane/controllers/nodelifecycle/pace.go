@@ -1,14 +1,11 @@
 package nodelifecycle
 
-import (
-	"time"
-
-	corev1 "k8s.io/api/core/v1"
-)
+import "time"
 
 // How fast nodes of a zone may be marked for eviction, by how many of the zone
 // are not ready: when many fail at once, the fault is more likely in the
-// network between them and us than in each of them.
+// network between them and us than in each of them. A zone without any ready
+// node is taken for lost, though, and emptied.
 const (
 	normalPace = 10 * time.Second // one node every so often
 	slowPace   = 100 * time.Second
@@ -20,18 +17,13 @@ const (
 func pace(ready, notReady int) time.Duration {
 	total := ready + notReady
 	switch {
-	case notReady > 2 && float64(notReady)/float64(total) >= unhealthy:
+	case ready > 0 && notReady > 2 && float64(notReady)/float64(total) >= unhealthy:
 		if total <= smallZone {
 			return 0
 		}
 		return slowPace
 	}
 	return normalPace
-}
-
-// zoneOf names a node's failure zone; nodes without labels share one.
-func zoneOf(node *corev1.Node) string {
-	return node.Labels[corev1.LabelTopologyRegion] + "/" + node.Labels[corev1.LabelTopologyZone]
 }
 
 // pacer remembers when each zone last had an eviction.

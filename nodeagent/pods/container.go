@@ -38,7 +38,11 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := a.mounts(pod, c, attempt, ips, mounted, values)
+	recursively, err := a.mountsRecursively(ctx, pod, c)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := a.mounts(pod, c, attempt, ips, mounted, values, recursively)
 	if err != nil {
 		return nil, err
 	}
@@ -106,16 +110,20 @@ func give(config *criv1.ContainerConfig, access *devices.Access) {
 }
 
 // mounts are the container's volumes, its hosts file and its termination log.
-func (a *Agent) mounts(pod *v1.Pod, c *v1.Container, attempt uint32, ips []string, mounted *volumes.Mounted, env map[string]string) ([]*criv1.Mount, error) {
+func (a *Agent) mounts(pod *v1.Pod, c *v1.Container, attempt uint32, ips []string, mounted *volumes.Mounted, env map[string]string, recursively bool) ([]*criv1.Mount, error) {
 	var mounts []*criv1.Mount
 	hosts := false
 	for i := range c.VolumeMounts {
 		m := &c.VolumeMounts[i]
 		hosts = hosts || m.MountPath == "/etc/hosts"
+		readOnly, err := recursive(m, recursively)
+		if err != nil {
+			return nil, fmt.Errorf("failed to resolve recursive read-only mode: %w", err)
+		}
 		mount := &criv1.Mount{
 			ContainerPath:     m.MountPath,
 			Readonly:          m.ReadOnly,
-			RecursiveReadOnly: m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled,
+			RecursiveReadOnly: readOnly,
 			Propagation:       propagation(m.MountPropagation),
 		}
 		if !filepath.IsAbs(mount.ContainerPath) {
@@ -135,7 +143,7 @@ func (a *Agent) mounts(pod *v1.Pod, c *v1.Container, attempt uint32, ips []strin
 		source, ok := mounted.Sources[m.Name]
 		base := source.Path
 		if !ok || base == "" {
-			return nil, fmt.Errorf("volume %q of container %q is not mounted", m.Name, c.Name)
+			return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, c.Name)
 		}
 		mount.HostPath = base
 		mount.Readonly = mount.Readonly || source.ReadOnly

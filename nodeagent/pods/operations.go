@@ -45,7 +45,7 @@ func (w *worker) begin(ctx context.Context, s *Situation, action Action) {
 		running.cancel() // a shorter grace takes over
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	o := &operation{action: action, cancel: cancel, kill: time.Now().Add(action.Grace)}
+	o := &operation{action: action, cancel: cancel, kill: time.Now().Add(max(action.Grace, minimumGrace))}
 	w.operations[key] = o
 	if action.Verb == Stop && action.Restart {
 		w.remember(action.Container).Restart = action.ID
@@ -55,6 +55,9 @@ func (w *worker) begin(ctx context.Context, s *Situation, action Action) {
 		if latest := s.Actual.Latest(action.Container); latest != nil {
 			h.Crash = s.crash(action.Container).Restarted(latest.FinishedAt, s.Now)
 		}
+	}
+	if action.Verb == PreStop {
+		w.hooked[action.ID] = true
 	}
 	if action.Verb == Prepare {
 		w.stale = false
@@ -159,6 +162,8 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 		return w.runSandbox(ctx, s.Pod, action.Attempt)
 	case Start:
 		return w.start(ctx, s, action, mounted)
+	case PreStop:
+		return w.preStop(ctx, s, action)
 	case Stop:
 		return w.stop(ctx, s, action)
 	case StopSandbox:
@@ -261,6 +266,9 @@ func (w *worker) sandbox(ctx context.Context, pod *v1.Pod, attempt uint32) (conf
 	if handler, err = w.agent.runtimeHandler(ctx, pod); err != nil {
 		return nil, "", err
 	}
+	w.mu.Lock()
+	w.handler = &handler
+	w.mu.Unlock()
 	config, err = w.agent.sandboxConfig(ctx, pod, attempt)
 	return config, handler, err
 }
@@ -277,21 +285,35 @@ func steadily(ctx context.Context, do func(context.Context) error) error {
 	return do(steady)
 }
 
-// stop runs the preStop hook and stops the container, both within its grace.
+// preStop tells that a container is to stop, and runs its hook within its grace.
+// A hook that fails holds nothing up.
+func (w *worker) preStop(ctx context.Context, s *Situation, action Action) error {
+	a := w.agent
+	a.event(s.Pod, action.Container, v1.EventTypeNormal, "Killing", action.Message)
+	if !hasPreStop(s.Pod, action.Container) || action.Grace <= 0 {
+		return nil
+	}
+	c, _ := find(s.Pod, action.Container)
+	hook, cancel := context.WithTimeout(ctx, action.Grace)
+	defer cancel()
+	err := a.hook(hook, s.Pod, c, c.Lifecycle.PreStop, action.ID, s.podIPs())
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		w.logger.Info("preStop hook failed", "container", action.Container, "error", err)
+		a.event(s.Pod, action.Container, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+	}
+	return nil
+}
+
+// stop runs the preStop hook, unless that was done, and stops the container, both
+// within its grace.
 func (w *worker) stop(ctx context.Context, s *Situation, action Action) error {
 	a, began := w.agent, time.Now()
-	a.event(s.Pod, action.Container, v1.EventTypeNormal, "Killing", action.Message)
-	c, _ := find(s.Pod, action.Container)
-	if c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
-		hook, cancel := context.WithTimeout(ctx, action.Grace)
-		err := a.hook(hook, s.Pod, c, c.Lifecycle.PreStop, action.ID, s.podIPs())
-		cancel()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			w.logger.Info("preStop hook failed", "container", action.Container, "error", err)
-			a.event(s.Pod, action.Container, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+	if !action.Hooked {
+		if err := w.preStop(ctx, s, action); err != nil {
+			return err
 		}
 	}
 	left := max(action.Grace-time.Since(began), minimumGrace)

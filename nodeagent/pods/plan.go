@@ -21,6 +21,7 @@ const (
 	StopSandbox   Verb = "stop-sandbox"   // and give its address back
 	RemoveSandbox Verb = "remove-sandbox" // with the containers in it
 	Start         Verb = "start"          // pull, create, start, postStart
+	PreStop       Verb = "pre-stop"       // the hook alone, of a sidecar that stops later
 	Stop          Verb = "stop"           // preStop, stop
 	Remove        Verb = "remove"         // a container that has ended
 	Resize        Verb = "resize"         // what runs, to what was granted
@@ -40,10 +41,11 @@ func (v Verb) stirs() bool {
 // Action is one operation to begin.
 type Action struct {
 	Verb      Verb
-	Container string        // name, for Start, Stop and Remove
+	Container string        // name, for Start, PreStop, Stop and Remove
 	ID        string        // of the container or sandbox
 	Attempt   uint32        // for RunSandbox and Start
-	Grace     time.Duration // for Stop
+	Grace     time.Duration // for PreStop and Stop; the hook gets all of it, a stop at least minimumGrace
+	Hooked    bool          // Stop: the hook was run by a PreStop
 	Restart   bool          // Stop: in order to start again
 	Message   string        // Stop: why
 }
@@ -55,6 +57,8 @@ func (a Action) Key() string {
 		return startKey(a.Container)
 	case Stop, Remove:
 		return "container/" + a.ID
+	case PreStop:
+		return hookKey(a.ID)
 	case StopSandbox, RemoveSandbox:
 		return "sandbox/" + a.ID
 	}
@@ -62,6 +66,7 @@ func (a Action) Key() string {
 }
 
 func startKey(container string) string { return "start/" + container }
+func hookKey(id string) string         { return "pre-stop/" + id }
 
 // Plan is what to do now, and when to look again if nothing happens.
 type Plan struct {
@@ -72,8 +77,12 @@ type Plan struct {
 	Purged  bool // the host holds nothing of the pod
 }
 
-// minimumGrace is what a container always gets to stop in.
-const minimumGrace = 2 * time.Second
+// minimumGrace is what a container always gets to stop in, and minimumHookGrace
+// what its preStop hook gets when the pod ends.
+const (
+	minimumGrace     = 2 * time.Second
+	minimumHookGrace = time.Second
+)
 
 // Decide is what to do about a pod. It is a pure function.
 func Decide(s *Situation) Plan {
@@ -113,12 +122,15 @@ func (p *planner) again(at time.Time) {
 // stop adds the stop of a running container, unless it is being stopped
 // already about as soon.
 func (p *planner) stop(run *runtime.Container, grace time.Duration, restart bool, message string) {
-	grace = max(grace, minimumGrace)
-	if by, ok := p.s.Stopping[run.ID]; ok && !p.s.Now.Add(grace+time.Second).Before(by) {
+	if by, ok := p.s.Stopping[run.ID]; ok && !p.s.Now.Add(max(grace, minimumGrace)+time.Second).Before(by) {
 		return // not worth starting over for less than a second
 	}
-	p.plan.Actions = append(p.plan.Actions, Action{
-		Verb: Stop, Container: run.Name, ID: run.ID, Grace: grace, Restart: restart, Message: message})
+	action := Action{Verb: Stop, Container: run.Name, ID: run.ID, Grace: grace, Hooked: p.s.Hooked[run.ID], Restart: restart, Message: message}
+	if fault, ok := p.s.Faults[action.Key()]; ok && p.s.Now.Before(fault.Until) {
+		p.again(fault.Until)
+		return
+	}
+	p.plan.Actions = append(p.plan.Actions, action)
 }
 
 // end takes the pod down: containers, then sidecars last to first, then the
@@ -182,8 +194,8 @@ func (p *planner) stopContainers() bool {
 			order[s.Pod.Spec.InitContainers[i].Name] = i + 1
 		}
 	}
-	var mains []*runtime.Container
-	var sidecar *runtime.Container
+	var mains, sidecars []*runtime.Container
+	var sidecar *runtime.Container // the one that stops first
 	for i := range s.Actual.Containers {
 		run := &s.Actual.Containers[i]
 		if run.State != runtime.Running && run.State != runtime.Unknown {
@@ -191,28 +203,45 @@ func (p *planner) stopContainers() bool {
 		}
 		if order[run.Name] == 0 {
 			mains = append(mains, run)
-		} else if sidecar == nil || order[run.Name] > order[sidecar.Name] {
+			continue
+		}
+		sidecars = append(sidecars, run)
+		if sidecar == nil || order[run.Name] > order[sidecar.Name] {
 			sidecar = run
 		}
 	}
-	grace, message := 30*time.Second, "Stopping container %s"
+	grace, left := 30*time.Second, 30*time.Second
 	if s.End != nil {
-		grace = time.Duration(s.End.Grace) * time.Second
+		grace = max(time.Duration(s.End.Grace)*time.Second, minimumHookGrace)
+		left = max(grace-s.Now.Sub(s.End.Since), 0)
+	}
+	// Every preStop hook is run at once; only the stop of a sidecar waits for its turn.
+	for _, run := range sidecars {
+		if (len(mains) > 0 || run != sidecar) && !s.Hooked[run.ID] && left > 0 && hasPreStop(s.Pod, run.Name) {
+			p.do(Action{Verb: PreStop, Container: run.Name, ID: run.ID, Grace: left, Message: stopping(run)})
+		}
 	}
 	for _, run := range mains {
-		p.stop(run, grace, false, fmt.Sprintf(message, run.Name))
+		p.stop(run, grace, false, stopping(run))
 	}
-	if len(mains) > 0 {
+	switch {
+	case len(mains) > 0:
+		return true
+	case sidecar == nil:
+		return false
+	case s.Busy[hookKey(sidecar.ID)] && left > 0:
+		p.again(s.Now.Add(left))
 		return true
 	}
-	if sidecar != nil {
-		if s.End != nil {
-			grace -= s.Now.Sub(s.End.Since)
-		}
-		p.stop(sidecar, grace, false, fmt.Sprintf(message, sidecar.Name))
-		return true
-	}
-	return false
+	p.stop(sidecar, left, false, stopping(sidecar))
+	return true
+}
+
+func stopping(run *runtime.Container) string { return "Stopping container " + run.Name }
+
+func hasPreStop(pod *v1.Pod, container string) bool {
+	c, _ := find(pod, container)
+	return c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil
 }
 
 // run brings the pod up, or keeps it up.
@@ -258,15 +287,17 @@ func (p *planner) run() {
 	}
 }
 
-// sandbox makes a new sandbox once nothing is left running in the old one.
+// sandbox makes a new sandbox once nothing is left running in the old one. What
+// may never start again loses its containers with their sandbox.
 func (p *planner) sandbox() {
 	s := p.s
+	again := s.Pod.Spec.RestartPolicy != v1.RestartPolicyNever
 	for i := range s.Actual.Containers {
 		if run := &s.Actual.Containers[i]; run.State == runtime.Running {
-			p.stop(run, p.podGrace(), true, fmt.Sprintf("Stopping container %s", run.Name))
+			p.stop(run, p.podGrace(), again, stopping(run))
 		}
 	}
-	if s.anyRunning() {
+	if s.anyRunning() || !again && s.Actual.Sandbox() != nil && len(s.Actual.Containers) > 0 {
 		return
 	}
 	attempt := uint32(0)
@@ -294,22 +325,32 @@ func (p *planner) judge() {
 			if run == nil || run.State != runtime.Running || p.s.Busy[startKey(c.Name)] {
 				continue
 			}
+			// Where all the world says "will be restarted", nothing is said of sidecars.
+			subject, ending := "Container "+c.Name, ", will be restarted"
+			if isSidecar(c) && isInit(p.s.Pod, c.Name) {
+				subject, ending = "Init container "+c.Name, ""
+			} else if isInit(p.s.Pod, c.Name) {
+				continue // it ends by itself
+			}
 			if run.Hash != "" && run.Hash != Hash(c) {
-				p.stop(run, p.podGrace(), true, fmt.Sprintf("Container %s definition changed, will be restarted", c.Name))
+				p.stop(run, p.podGrace(), true, subject+" definition changed"+ending)
 				continue
 			}
 			if p.s.outgrown(c) {
-				p.stop(run, p.podGrace(), true, fmt.Sprintf("Container %s resize requires restart", c.Name))
+				p.stop(run, p.podGrace(), true, "Container "+c.Name+" resize requires restart"+ending)
 				continue
 			}
 			result := p.s.Probes[run.ID]
 			if result.Failed == "" {
 				continue
 			}
-			restart := restarts(p.s.Pod, c, 137)
-			message := fmt.Sprintf("Container %s failed %s probe", c.Name, lower(result.Failed))
+			restart := p.s.Pod.Spec.RestartPolicy != v1.RestartPolicyNever
+			if c.RestartPolicy != nil {
+				restart = *c.RestartPolicy != v1.ContainerRestartPolicyNever
+			}
+			message := fmt.Sprintf("%s failed %s probe", subject, lower(result.Failed))
 			if restart {
-				message += ", will be restarted"
+				message += ending
 			}
 			grace := p.podGrace()
 			probe := c.LivenessProbe
@@ -376,6 +417,9 @@ func (p *planner) initialize() bool {
 // wants says whether container c has to be started.
 func (p *planner) wants(c *v1.Container) bool {
 	run := p.s.current(c.Name)
+	if run == nil && !isInit(p.s.Pod, c.Name) {
+		run = p.s.Actual.Latest(c.Name) // what has done its work in an older sandbox is not run again
+	}
 	if run == nil {
 		return true
 	}
@@ -400,6 +444,14 @@ func (p *planner) start(c *v1.Container) bool {
 	if latest != nil {
 		if latest.State == runtime.Created { // the agent ended between create and start
 			p.do(Action{Verb: Remove, Container: c.Name, ID: latest.ID})
+			return true
+		}
+		if latest.State == runtime.Unknown { // it may run all the same
+			subject := "Container"
+			if isInit(s.Pod, c.Name) {
+				subject = "Init container"
+			}
+			p.stop(latest, p.podGrace(), true, subject+` is in "unknown" state, try killing it before restart`)
 			return true
 		}
 		attempt = latest.Attempt + 1

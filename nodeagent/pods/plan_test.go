@@ -117,6 +117,15 @@ func TestDecide(t *testing.T) {
 		{"all running", situation(testPod("Always"), run("a", running, 0, 0), run("b", running, 0, 0)), nil, nil},
 		{"left over between create and start", situation(testPod("Always"), run("a", created, 0, 0), run("b", running, 0, 0)), nil, []string{"remove a-0"}},
 
+		{"done in the old sandbox", situation(testPod("OnFailure"), run("a", exited, 0, 0), run("b", exited, 1, 0)), func(s *Situation) {
+			s.Actual.Sandboxes = append([]runtime.Sandbox{{ID: "new", Ready: true, IPs: []string{"10.0.0.2"}}}, s.Actual.Sandboxes...)
+		}, []string{"start b/1"}},
+		{"dead sandbox, never again", situation(testPod("Never"), run("a", exited, 0, 0)), func(s *Situation) { s.Actual.Sandboxes[0].Ready = false }, nil},
+		{"lost to the runtime", situation(testPod("Always"), run("a", runtime.Unknown, 0, 0), run("b", running, 0, 0)), nil, []string{"stop a-0 20s"}},
+		{"stopping failed lately", situation(testPod("Always"), run("a", runtime.Unknown, 0, 0), run("b", running, 0, 0)), func(s *Situation) {
+			s.Faults["container/a-0"] = Fault{Until: t0.Add(time.Second)}
+		}, nil},
+
 		{"init first", situation(testPod("Always", "init1", "init2")), nil, []string{"start init1/0"}},
 		{"init running", situation(testPod("Always", "init1", "init2"), run("init1", running, 0, 0)), nil, nil},
 		{"next init", situation(testPod("Always", "init1", "init2"), run("init1", exited, 0, 0)), nil, []string{"start init2/0"}},
@@ -172,7 +181,7 @@ func TestDecide(t *testing.T) {
 		{"deleted, grace cut short", situation(testPod("Always"), run("a", running, 0, 0)), func(s *Situation) {
 			s.End = &End{Grace: 0, Since: t0}
 			s.Stopping["a-0"] = t0.Add(20 * time.Second)
-		}, []string{"stop a-0 2s"}},
+		}, []string{"stop a-0 1s"}},
 		{"deleted while starting", situation(testPod("Always"), run("a", running, 0, 0)), func(s *Situation) { s.End = deleted; s.Busy["start/b"] = true }, nil},
 		{"deleted, sandbox next", situation(testPod("Always"), run("a", exited, 0, 0)), func(s *Situation) { s.End = deleted }, []string{"stop-sandbox s"}},
 		{"deleted, volumes next", situation(testPod("Always")), func(s *Situation) { s.End = deleted; s.Actual.Sandboxes[0].Ready = false }, []string{"teardown"}},
@@ -257,7 +266,7 @@ func TestDescribe(t *testing.T) {
 		}, v1.PodRunning, "False", "True", "exited 0"},
 		{"rejected", situation(testPod("Always")), func(s *Situation) {
 			s.Actual = &runtime.Pod{}
-			s.End = &End{Phase: v1.PodFailed, Reason: "OutOfcpu"}
+			s.End = &End{Phase: v1.PodFailed, Reason: "OutOfcpu", Rejected: true}
 		}, v1.PodFailed, "False", "True", ""},
 		{"deleted and stopped", situation(testPod("Always"), run("a", exited, 0, 0), run("b", exited, 143, 0)), func(s *Situation) {
 			s.End, s.TornDown = &End{Grace: 1}, true
@@ -320,5 +329,66 @@ func TestAPodIsThereUntilItsAddressIsGivenBack(t *testing.T) {
 	s.Busy[Action{Verb: RemoveSandbox, ID: "s"}.Key()] = true
 	if plan := Decide(s); !plan.Stopped {
 		t.Error("a pod whose sandbox is being removed has not ended")
+	}
+}
+
+// TestPreStopHooksRunAtOnce: the hook of a sidecar does not wait for its turn to
+// stop, and is not run twice.
+func TestPreStopHooksRunAtOnce(t *testing.T) {
+	s := situation(testPod("Always", "side1", "side2"), run("side1", runtime.Running, 0, 0), run("side2", runtime.Running, 0, 0), run("a", runtime.Running, 0, 0))
+	s.Pod.Spec.InitContainers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 5}}}
+	s.End, s.Hooked = &End{Grace: 20, Since: t0}, map[string]bool{}
+	if got, want := verbs(Decide(s)), []string{"pre-stop", "stop a-0 20s"}; !slices.Equal(got, want) {
+		t.Fatalf("got %v, want %v", got, want)
+	}
+	s.Hooked["side1-0"], s.Busy[hookKey("side1-0")] = true, true
+	s.Actual.Containers = s.Actual.Containers[:2]
+	s.Now = t0.Add(2 * time.Second)
+	if got, want := verbs(Decide(s)), []string{"stop side2-0 18s"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	s.Actual.Containers = s.Actual.Containers[:1]
+	if plan := Decide(s); len(plan.Actions) > 0 || plan.Next.IsZero() {
+		t.Errorf("while its hook runs: %v, again at %v", verbs(plan), plan.Next)
+	}
+	delete(s.Busy, hookKey("side1-0"))
+	if plan := Decide(s); len(plan.Actions) != 1 || !plan.Actions[0].Hooked || plan.Actions[0].Grace != 18*time.Second {
+		t.Errorf("after its hook: %+v", plan.Actions)
+	}
+	s.Busy[hookKey("side1-0")] = true
+	s.Now = t0.Add(20 * time.Second)
+	if got, want := verbs(Decide(s)), []string{"stop side1-0 0s"}; !slices.Equal(got, want) {
+		t.Errorf("with a hook that does not end: %v, want %v", got, want)
+	}
+}
+
+func TestRecursiveReadOnly(t *testing.T) {
+	mode := func(m v1.RecursiveReadOnlyMode) *v1.RecursiveReadOnlyMode { return &m }
+	bidirectional := v1.MountPropagationBidirectional
+	for _, c := range []struct {
+		mount         v1.VolumeMount
+		with, without string
+	}{
+		{v1.VolumeMount{Name: "v"}, "false", "false"},
+		{v1.VolumeMount{Name: "v", ReadOnly: true, RecursiveReadOnly: mode(v1.RecursiveReadOnlyDisabled)}, "false", "false"},
+		{v1.VolumeMount{Name: "v", ReadOnly: true, RecursiveReadOnly: mode(v1.RecursiveReadOnlyIfPossible)}, "true", "false"},
+		{v1.VolumeMount{Name: "v", ReadOnly: true, RecursiveReadOnly: mode(v1.RecursiveReadOnlyEnabled)}, "true",
+			`volume "v" requested recursive read-only mode, but it is not supported by the runtime`},
+		{v1.VolumeMount{Name: "v", RecursiveReadOnly: mode(v1.RecursiveReadOnlyEnabled)},
+			`volume "v" requested recursive read-only mode, but it is not read-only`, `volume "v" requested recursive read-only mode, but it is not read-only`},
+		{v1.VolumeMount{Name: "v", ReadOnly: true, MountPropagation: &bidirectional, RecursiveReadOnly: mode(v1.RecursiveReadOnlyEnabled)},
+			`volume "v" requested recursive read-only mode, but it is not compatible with propagation "Bidirectional"`,
+			`volume "v" requested recursive read-only mode, but it is not compatible with propagation "Bidirectional"`},
+	} {
+		for supported, want := range map[bool]string{true: c.with, false: c.without} {
+			yes, err := recursive(&c.mount, supported)
+			got := fmt.Sprint(yes)
+			if err != nil {
+				got = err.Error()
+			}
+			if got != want {
+				t.Errorf("%+v, supported %v: got %q, want %q", c.mount, supported, got, want)
+			}
+		}
 	}
 }

@@ -1,8 +1,6 @@
 package pods
 
 import (
-	"fmt"
-
 	v1 "k8s.io/api/core/v1"
 
 	"clusterctl/nodeagent/runtime"
@@ -37,7 +35,7 @@ func (p *planner) restartAll() bool {
 		case run.State == runtime.Running || run.State == runtime.Unknown:
 			standing = true
 			if !s.Busy[startKey(run.Name)] {
-				p.stop(run, 0, false, fmt.Sprintf("Stopping container %s", run.Name))
+				p.stop(run, 0, false, "killing")
 			}
 		case restartsAll(c, run):
 			causes = append(causes, run)

@@ -33,7 +33,7 @@ func TestAllContainersStartAnew(t *testing.T) {
 		waiting    int
 	}{
 		{"all run", []runtime.Container{init, run("side1", running, 0, 0), run("a", running, 0, 0), run("b", running, 0, 0)}, nil, v1.ConditionFalse, 0},
-		{"one ends", []runtime.Container{init, run("side1", running, 0, 0), cause, run("b", running, 0, 0)}, []string{"stop side1-0 2s", "stop b-0 2s"}, v1.ConditionTrue, 0},
+		{"one ends", []runtime.Container{init, run("side1", running, 0, 0), cause, run("b", running, 0, 0)}, []string{"stop side1-0 0s", "stop b-0 0s"}, v1.ConditionTrue, 0},
 		{"stopped", []runtime.Container{init, run("side1", exited, 137, 0), cause, run("b", exited, 137, 0)}, []string{"remove init1-0", "remove side1-0", "remove b-0"}, v1.ConditionTrue, 0},
 		{"the cause is last", []runtime.Container{cause}, []string{"remove a-0"}, v1.ConditionTrue, 3},
 		{"gone", nil, []string{"start init1/0"}, v1.ConditionFalse, 4},

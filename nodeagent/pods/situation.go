@@ -24,9 +24,12 @@ type Situation struct {
 	Faults   map[string]Fault         // of operations on the pod itself, by key
 	Busy     map[string]bool          // operations under way, by key
 	Stopping map[string]time.Time     // containers being stopped, by ID: when they are killed
+	Hooked   map[string]bool          // containers whose preStop hook a PreStop has begun, by ID
 
 	Allotment *Allotment        // nil before the pod is admitted; Pod is as it was granted
 	Resizing  []v1.PodCondition // how far changes of the pod's size have come
+
+	Recursive *bool // the pod's handler mounts read-only recursively; nil: not known now
 
 	NetworkReady bool // pods can be given addresses
 	Prepared     bool // cgroup and volumes are in place
@@ -39,6 +42,7 @@ type End struct {
 	Phase     v1.PodPhase // to report when everything has stopped; empty to derive it
 	Reason    string
 	Message   string
+	Rejected  bool      // it was never let in: nothing is said of its containers
 	Disrupted string    // reason of the DisruptionTarget condition; empty for none
 	Grace     int64     // seconds for containers to stop in
 	Since     time.Time // when it was noticed
@@ -131,6 +135,12 @@ func (s *Situation) initialized() bool {
 		}
 	}
 	return true
+}
+
+// anyMainCreated says that any of the pod's own containers was made: its init
+// containers had done their work before.
+func (s *Situation) anyMainCreated() bool {
+	return slices.ContainsFunc(s.Pod.Spec.Containers, func(c v1.Container) bool { return s.Actual.Latest(c.Name) != nil })
 }
 
 func isInit(pod *v1.Pod, name string) bool {

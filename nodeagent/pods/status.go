@@ -32,7 +32,7 @@ func Describe(s *Situation, plan *Plan) v1.PodStatus {
 		status.StartTime = &now
 	}
 	addresses(s, &status)
-	if s.End == nil || s.End.Reason == "" || len(s.Actual.Containers) > 0 {
+	if s.End == nil || !s.End.Rejected {
 		initial := v1.ContainerStateWaiting{Reason: "ContainerCreating"}
 		if len(s.Pod.Spec.InitContainers) > 0 {
 			initial.Reason = "PodInitializing"
@@ -44,6 +44,9 @@ func Describe(s *Situation, plan *Plan) v1.PodStatus {
 		status.InitContainerStatuses = d.containers(s.Pod.Spec.InitContainers, true)
 		status.ContainerStatuses = d.containers(s.Pod.Spec.Containers, false)
 		status.EphemeralContainerStatuses = d.ephemeral()
+		if stopped {
+			endAll(s.Pod, &status)
+		}
 	}
 	phase := Phase(s, &status, stopped)
 	if s.End != nil {
@@ -254,10 +257,13 @@ func conditions(s *Situation, status *v1.PodStatus) {
 	}
 
 	incomplete := incompleteInit(s, status)
+	if slices.ContainsFunc(status.ContainerStatuses, func(c v1.ContainerStatus) bool { return c.State.Waiting == nil }) {
+		incomplete = nil // whatever its sidecars do now
+	}
 	switch {
 	case done:
 		set(v1.PodInitialized, true, "PodCompleted", "")
-	case len(incomplete) > 0 && mayRestartAll(s.Pod) && isTrueCondition(&s.Pod.Status, v1.PodInitialized):
+	case len(incomplete) > 0 && isTrueCondition(&s.Pod.Status, v1.PodInitialized):
 		set(v1.PodInitialized, true, "", "") // once is for ever
 	case len(incomplete) > 0:
 		set(v1.PodInitialized, false, "ContainersNotInitialized", fmt.Sprintf("containers with incomplete status: %s", names(incomplete)))

@@ -44,7 +44,9 @@ func (d *describer) ephemeral() []v1.ContainerStatus {
 	var statuses []v1.ContainerStatus
 	for i := range d.s.Pod.Spec.EphemeralContainers {
 		c := v1.Container(d.s.Pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
-		statuses = append(statuses, d.container(&c, false))
+		status := d.container(&c, false)
+		status.Started, status.Ready = nil, false // nobody probes it
+		statuses = append(statuses, status)
 	}
 	return statuses
 }
@@ -56,7 +58,7 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 		runs = runs[1:] // not started until its postStart hook has ended
 	}
 	no := false
-	status := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no, VolumeMounts: mountStatuses(c)}
+	status := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &no, VolumeMounts: d.mounts(c)}
 	if len(runs) == 0 {
 		status.State = d.absent(c)
 		if old := d.told(c.Name); old != nil {
@@ -66,9 +68,19 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 				removed(old, &status)
 			} else if old.State.Terminated != nil {
 				status = *old // the runtime has forgotten it, the API has not
-			} else if old.State.Running != nil && d.stopped {
-				status.State = v1.ContainerState{Terminated: lost()}
+			} else if old.State.Running != nil && status.LastTerminationState.Terminated == nil && status.State.Waiting.Reason == d.initial.Reason {
+				// The runtime lost a run that nobody saw the end of.
+				status.LastTerminationState.Terminated = &v1.ContainerStateTerminated{Reason: lostReason, ExitCode: 137,
+					Message: "The container could not be located when the pod was deleted.  The container used to be Running"}
+				if s.Pod.DeletionTimestamp == nil {
+					status.RestartCount++
+				}
 			}
+		}
+		if isInit && !isSidecar(c) && status.State.Waiting != nil && s.Actual.Latest(c.Name) == nil && !d.restarting && s.anyMainCreated() {
+			status.State = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: "Completed",
+				Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally"}}
+			status.Ready = true
 		}
 		return status
 	}
@@ -120,9 +132,6 @@ func (d *describer) container(c *v1.Container, isInit bool) v1.ContainerStatus {
 
 // absent is the state of a container that has no run.
 func (d *describer) absent(c *v1.Container) v1.ContainerState {
-	if d.stopped && d.told(c.Name) != nil && d.told(c.Name).State.Running != nil {
-		return v1.ContainerState{Terminated: lost()}
-	}
 	waiting := d.initial
 	if fault := d.s.history(c.Name).Fault; fault != nil {
 		waiting = v1.ContainerStateWaiting{Reason: fault.Reason, Message: fault.Message}
@@ -130,9 +139,46 @@ func (d *describer) absent(c *v1.Container) v1.ContainerState {
 	return v1.ContainerState{Waiting: &waiting}
 }
 
+// endAll has containers of a pod that has ended be ended, as far as they could have
+// been started: nobody will learn more of them.
+func endAll(pod *v1.Pod, status *v1.PodStatus) {
+	end := func(list []v1.ContainerStatus) {
+		for i := range list {
+			if list[i].State.Terminated == nil {
+				list[i].State = v1.ContainerState{Terminated: lost()}
+			}
+		}
+	}
+	begun := func(c v1.ContainerStatus) bool {
+		return c.State.Waiting == nil || c.LastTerminationState.Terminated != nil
+	}
+	initialized := len(pod.Spec.InitContainers) == 0 || slices.ContainsFunc(pod.Status.ContainerStatuses, begun)
+	if told := pod.Status.InitContainerStatuses; len(told) > 0 && !initialized {
+		last := told[len(told)-1]
+		done := func(state v1.ContainerState) bool { return state.Terminated != nil && state.Terminated.ExitCode == 0 }
+		if isSidecar(&pod.Spec.InitContainers[len(pod.Spec.InitContainers)-1]) {
+			initialized = last.State.Running != nil && isTrue(last.Started)
+		} else {
+			initialized = done(last.State) || done(last.LastTerminationState)
+		}
+	}
+	if initialized {
+		end(status.ContainerStatuses)
+	}
+	inits := status.InitContainerStatuses
+	for n := len(inits); n > 0; n-- {
+		if n == 1 || begun(inits[n-1]) {
+			end(inits[:n])
+			break
+		}
+	}
+}
+
+const lostReason = "ContainerStatusUnknown"
+
 func lost() *v1.ContainerStateTerminated {
 	return &v1.ContainerStateTerminated{
-		Reason:   "ContainerStatusUnknown",
+		Reason:   lostReason,
 		Message:  "The container could not be located when the pod was terminated",
 		ExitCode: 137,
 	}
@@ -180,15 +226,18 @@ func (d *describer) resources(c *v1.Container, run *runtime.Container, status *v
 	}
 }
 
-// mountStatuses are the container's mounts as its status has them, from the start
+// mounts are the container's mounts as its status has them, from the start
 // until the pod is gone.
-func mountStatuses(c *v1.Container) []v1.VolumeMountStatus {
+func (d *describer) mounts(c *v1.Container) []v1.VolumeMountStatus {
+	if old := d.told(c.Name); old != nil && d.s.Recursive == nil && len(old.VolumeMounts) == len(c.VolumeMounts) {
+		return old.VolumeMounts
+	}
 	var list []v1.VolumeMountStatus
 	for _, m := range c.VolumeMounts {
 		mount := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
 			mode := v1.RecursiveReadOnlyDisabled
-			if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled {
+			if yes, err := recursive(&m, d.s.Recursive != nil && *d.s.Recursive); err == nil && yes {
 				mode = v1.RecursiveReadOnlyEnabled
 			}
 			mount.RecursiveReadOnly = &mode

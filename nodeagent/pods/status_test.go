@@ -77,15 +77,17 @@ func TestEndsAreNewOnes(t *testing.T) {
 // TestDescribeKeepsMountsAndUsers: they are told of before a container runs and
 // after it has.
 func TestDescribeKeepsMountsAndUsers(t *testing.T) {
-	enabled := v1.RecursiveReadOnlyEnabled
+	enabled, possible, supported := v1.RecursiveReadOnlyEnabled, v1.RecursiveReadOnlyIfPossible, true
 	pod := testPod("Never")
 	for i := range pod.Spec.Containers {
 		pod.Spec.Containers[i].VolumeMounts = []v1.VolumeMount{
-			{Name: "v", MountPath: "/w"}, {Name: "v", MountPath: "/r", ReadOnly: true}, {Name: "v", MountPath: "/rr", ReadOnly: true, RecursiveReadOnly: &enabled}}
+			{Name: "v", MountPath: "/w"}, {Name: "v", MountPath: "/r", ReadOnly: true}, {Name: "v", MountPath: "/rr", ReadOnly: true, RecursiveReadOnly: &enabled},
+			{Name: "v", MountPath: "/rp", ReadOnly: true, RecursiveReadOnly: &possible}}
 	}
 	ended := run("a", runtime.Exited, 0, 0)
 	ended.User = &criv1.ContainerUser{Linux: &criv1.LinuxContainerUser{Uid: 7, Gid: 8, SupplementalGroups: []int64{9}}}
 	s := situation(pod, ended)
+	s.Recursive = &supported
 	plan := Decide(s)
 	status := Describe(s, &plan)
 	if user := status.ContainerStatuses[0].User; user == nil || user.Linux.UID != 7 || user.Linux.GID != 8 || !slices.Equal(user.Linux.SupplementalGroups, []int64{9}) {
@@ -100,8 +102,57 @@ func TestDescribeKeepsMountsAndUsers(t *testing.T) {
 			}
 			got = append(got, m.MountPath+mode)
 		}
-		if want := []string{"/w", "/r Disabled", "/rr Enabled"}; !slices.Equal(got, want) {
+		if want := []string{"/w", "/r Disabled", "/rr Enabled", "/rp Enabled"}; !slices.Equal(got, want) {
 			t.Errorf("container %s (%+v): mounts %v, want %v", c.Name, c.State, got, want)
 		}
+	}
+}
+
+// TestDescribeWhatTheRuntimeLost: containers whose runs are gone from the runtime.
+func TestDescribeWhatTheRuntimeLost(t *testing.T) {
+	told := func(name string) v1.ContainerStatus {
+		return v1.ContainerStatus{Name: name, RestartCount: 2, State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}
+	}
+	s := situation(testPod("Always", "init1", "side1"), run("a", runtime.Running, 0, 0))
+	s.Pod.Status.ContainerStatuses = []v1.ContainerStatus{told("a"), told("b")}
+	s.Pod.Status.Phase = v1.PodRunning
+	plan := Decide(s)
+	status := Describe(s, &plan)
+	if init := status.InitContainerStatuses[0]; init.State.Terminated == nil || init.State.Terminated.Reason != "Completed" || !init.Ready {
+		t.Errorf("an init container that is gone: %+v", init)
+	}
+	if side := status.InitContainerStatuses[1]; side.State.Waiting == nil {
+		t.Errorf("a sidecar that is gone: %+v", side)
+	}
+	if b := status.ContainerStatuses[1]; b.State.Waiting == nil || b.LastTerminationState.Terminated == nil || b.LastTerminationState.Terminated.ExitCode != 137 || b.RestartCount != 3 {
+		t.Errorf("a container that is gone: %+v", b)
+	}
+	if status.Phase != v1.PodRunning || !isTrueCondition(&status, v1.PodInitialized) {
+		t.Errorf("phase %s, conditions %+v", status.Phase, status.Conditions)
+	}
+}
+
+// TestDescribeAPodThatEndedBeforeItRan: nothing is left waiting, and what was
+// initialized once stays so.
+func TestDescribeAPodThatEndedBeforeItRan(t *testing.T) {
+	end := func(pod *v1.Pod) v1.PodStatus {
+		s := situation(pod)
+		s.Actual, s.End, s.TornDown = &runtime.Pod{}, &End{Grace: 1}, true
+		plan := Decide(s)
+		return Describe(s, &plan)
+	}
+	status := end(testPod("Always"))
+	if c := status.ContainerStatuses[0]; status.Phase != v1.PodFailed || c.State.Terminated == nil || c.State.Terminated.Reason != lostReason {
+		t.Errorf("got %s, %+v", status.Phase, c)
+	}
+	status = end(testPod("Always", "init1", "init2"))
+	if one, two, a := status.InitContainerStatuses[0], status.InitContainerStatuses[1], status.ContainerStatuses[0]; one.State.Terminated == nil || two.State.Waiting == nil || a.State.Waiting == nil {
+		t.Errorf("before initialization: %+v, %+v, %+v", one, two, a)
+	}
+	s := situation(testPod("Always", "side1"), run("side1", runtime.Exited, 1, 0))
+	s.Pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodInitialized, Status: v1.ConditionTrue}}
+	plan := Decide(s)
+	if status := Describe(s, &plan); !isTrueCondition(&status, v1.PodInitialized) {
+		t.Errorf("a sidecar starts again: %+v", status.Conditions)
 	}
 }

@@ -119,7 +119,7 @@ func (a *Agent) userNamespace(ctx context.Context, pod *v1.Pod) (*criv1.UserName
 	if err != nil {
 		return nil, err
 	}
-	if node := a.Config.Node(); node != nil && !supportsUserNamespaces(node, handler) {
+	if node := a.Config.Node(); node != nil && !supports(node, handler, userNamespaces) {
 		return nil, errors.New("the handler of the pod's runtime class does not support user namespaces")
 	}
 	first, err := a.users.of(pod.UID)
@@ -146,16 +146,6 @@ func (a *Agent) runtimeHandler(ctx context.Context, pod *v1.Pod) (string, error)
 		return "", fmt.Errorf("failed to lookup RuntimeClass %s: %w", *name, err)
 	}
 	return class.Handler, nil
-}
-
-// supportsUserNamespaces says what the runtime tells of the handler.
-func supportsUserNamespaces(node *v1.Node, handler string) bool {
-	for _, h := range node.Status.RuntimeHandlers {
-		if h.Name == handler {
-			return h.Features != nil && isTrue(h.Features.UserNamespaces)
-		}
-	}
-	return false
 }
 
 // mapUsers has the files that are mounted into the pod belong to its own

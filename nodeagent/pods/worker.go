@@ -51,11 +51,13 @@ type worker struct {
 	later      *time.Timer  // pokes once an operation has had its moment; nil: none does
 	prepared   bool
 	refused    *devices.Refusal // there are no devices for the pod
+	handler    *string          // of the pod's runtime class; nil: not asked for yet
 	tornDown   bool
 	mounted    *volumes.Mounted
 	stale      bool                 // contents of volumes changed
 	backOffs   map[string]time.Time // ends of back-offs that an event told of, by container
 	messages   map[string]string    // termination messages, by run
+	hooked     map[string]bool      // runs whose preStop hook was begun before their stop
 	pulled     bool                 // an image of the pod had to be pulled
 }
 
@@ -77,7 +79,11 @@ func newWorker(a *Agent, pod *v1.Pod, orphan bool) *worker {
 		delays:     map[string]time.Duration{},
 		operations: map[string]*operation{},
 		messages:   map[string]string{},
+		hooked:     map[string]bool{},
 		backOffs:   map[string]time.Time{},
+	}
+	if name := pod.Spec.RuntimeClassName; name == nil || *name == "" {
+		w.handler = new(string)
 	}
 	w.poke()
 	return w
@@ -311,12 +317,16 @@ func (w *worker) situation(actual *runtime.Pod, now time.Time) *Situation {
 	s := &Situation{
 		Pod: w.pod, Actual: actual, Now: now, End: w.end, Gone: w.gone,
 		Probes: map[string]probes.Result{}, History: w.history, Faults: w.faults,
-		Busy: map[string]bool{}, Stopping: map[string]time.Time{},
+		Busy: map[string]bool{}, Stopping: map[string]time.Time{}, Hooked: w.hooked,
 		NetworkReady: w.agent.NetworkReady(), Prepared: w.prepared, TornDown: w.tornDown,
 		HostIPs: w.agent.HostIPs(),
 	}
 	if w.allotment != nil {
 		s.Pod, s.Allotment = w.allotment.Granted.of(w.pod), w.allotment.clone()
+	}
+	if node := w.agent.Config.Node(); node != nil && w.handler != nil {
+		yes := supports(node, *w.handler, recursiveReadOnly)
+		s.Recursive = &yes
 	}
 	for key, o := range w.operations {
 		s.Busy[key] = true
@@ -411,13 +421,13 @@ func (w *worker) reasonToEnd(s *Situation) *End {
 	if w.allotment == nil {
 		if reason, message := w.enter(s.Actual); reason != "" {
 			w.agent.event(pod, "", v1.EventTypeWarning, reason, message)
-			end.Phase, end.Reason, end.Message = v1.PodFailed, reason, "Pod was rejected: "+message
+			end.Phase, end.Reason, end.Message, end.Rejected = v1.PodFailed, reason, "Pod was rejected: "+message, true
 			return end
 		}
 		s.Pod, s.Allotment = w.allotment.Granted.of(w.pod), w.allotment.clone()
 	}
 	if w.refused != nil {
-		end.Phase, end.Reason, end.Message = v1.PodFailed, "UnexpectedAdmissionError", "Pod was rejected: "+w.refused.Error()
+		end.Phase, end.Reason, end.Message, end.Rejected = v1.PodFailed, "UnexpectedAdmissionError", "Pod was rejected: "+w.refused.Error(), true
 		w.agent.event(pod, "", v1.EventTypeWarning, end.Reason, w.refused.Error())
 		return end
 	}

@@ -83,6 +83,9 @@ func versionWrites(client *fake.Clientset) {
 			if v := former.(metav1.Object).GetResourceVersion(); o.GetResourceVersion() != "" && o.GetResourceVersion() != v {
 				return true, nil, apierrors.NewConflict(action.GetResource().GroupResource(), o.GetName(), fmt.Errorf("it is at %s by now", v))
 			}
+			if o.GetUID() == "" {
+				o.SetUID(former.(metav1.Object).GetUID())
+			}
 		}
 		last++
 		o.SetResourceVersion(fmt.Sprint(last))

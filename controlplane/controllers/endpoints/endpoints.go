@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/record"
 	library "k8s.io/endpointslice"
 	endpointsliceutil "k8s.io/endpointslice/util"
 	"k8s.io/utils/net"
@@ -39,7 +42,11 @@ type controller struct {
 	services  corelisters.ServiceLister
 	pods      corelisters.PodLister
 	endpoints corelisters.EndpointsLister
+	times     *endpointsliceutil.TriggerTimeTracker
+	recorder  record.EventRecorder
 	loop      *reconcile.Loop
+
+	deleted sync.Map // services whose endpoints are to go, by key
 }
 
 // New makes the controller.
@@ -50,12 +57,23 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 		services:  core.Services().Lister(),
 		pods:      core.Pods().Lister(),
 		endpoints: core.Endpoints().Lister(),
+		times:     endpointsliceutil.NewTriggerTimeTracker(),
+		recorder:  env.Recorder("endpoint-controller"),
 	}
 	c.loop = reconcile.NewLoop(env, "endpoints", workers, c.reconcile)
-	if err := reconcile.Each(env, core.Services().Informer(), func(s *corev1.Service) { c.loop.AddObject(s) }); err != nil {
+	err := reconcile.Watch(env, core.Services().Informer(), reconcile.Handlers[*corev1.Service]{
+		Add:    func(s *corev1.Service) { c.loop.AddObject(s) },
+		Update: func(_, s *corev1.Service) { c.loop.AddObject(s) },
+		Delete: func(s *corev1.Service) {
+			// Whoever wrote its endpoints: they mean nothing without it.
+			c.deleted.Store(reconcile.Key(s), nil)
+			c.loop.AddObject(s)
+		},
+	})
+	if err != nil {
 		return nil, err
 	}
-	err := reconcile.Watch(env, core.Pods().Informer(), reconcile.Handlers[*corev1.Pod]{
+	err = reconcile.Watch(env, core.Pods().Informer(), reconcile.Handlers[*corev1.Pod]{
 		Add:    func(pod *corev1.Pod) { c.podChanged(endpointsliceutil.GetPodUpdateProjectionKey(nil, pod)) },
 		Update: func(old, pod *corev1.Pod) { c.podChanged(endpointsliceutil.GetPodUpdateProjectionKey(old, pod)) },
 		Delete: func(pod *corev1.Pod) { c.podChanged(endpointsliceutil.GetPodUpdateProjectionKey(nil, pod)) },
@@ -96,18 +114,26 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	exists := err == nil
 	service, err := c.services.Services(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
-		if !exists || current.Labels[managedByLabel] != managedByThis {
+		_, deleted := c.deleted.Load(key)
+		if !deleted && (!exists || current.Labels[managedByLabel] != managedByThis) {
+			return nil // of a service that is still to come
+		}
+		c.times.DeleteService(namespace, name)
+		if !exists {
+			c.deleted.Delete(key)
 			return nil
 		}
 		err := c.client.CoreV1().Endpoints(namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(current.UID))})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("delete endpoints: %w", err)
 		}
+		c.deleted.Delete(key)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	c.deleted.Delete(key)
 	if service.Spec.Type == corev1.ServiceTypeExternalName || len(service.Spec.Selector) == 0 {
 		return nil
 	}
@@ -115,6 +141,7 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	changed := c.times.ComputeEndpointLastChangeTriggerTime(namespace, service, pods)
 	var wanted *corev1.Endpoints
 	if exists {
 		wanted = current.DeepCopy()
@@ -122,19 +149,30 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 		wanted = &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}}
 	}
 	fill(wanted, service, pods)
-	switch {
-	case !exists:
-		_, err = c.client.CoreV1().Endpoints(namespace).Create(ctx, wanted, metav1.CreateOptions{})
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return nil
+	if exists && equality.Semantic.DeepEqual(wanted, current) {
+		return nil
+	}
+	delete(wanted.Annotations, corev1.EndpointsLastChangeTriggerTime)
+	if !changed.IsZero() {
+		metav1.SetMetaDataAnnotation(&wanted.ObjectMeta, corev1.EndpointsLastChangeTriggerTime, changed.UTC().Format(time.RFC3339Nano))
+	}
+	return c.write(ctx, wanted, exists)
+}
+
+func (c *controller) write(ctx context.Context, e *corev1.Endpoints, exists bool) error {
+	if exists {
+		if _, err := c.client.CoreV1().Endpoints(e.Namespace).Update(ctx, e, metav1.UpdateOptions{}); err != nil {
+			c.recorder.Eventf(e, corev1.EventTypeWarning, "FailedToUpdateEndpoint", "Failed to update endpoint %s: %v", reconcile.Key(e), err)
+			return fmt.Errorf("update endpoints: %w", err)
 		}
-	case !equality.Semantic.DeepEqual(wanted, current):
-		_, err = c.client.CoreV1().Endpoints(namespace).Update(ctx, wanted, metav1.UpdateOptions{})
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("write endpoints: %w", err)
+	_, err := c.client.CoreV1().Endpoints(e.Namespace).Create(ctx, e, metav1.CreateOptions{})
+	if err == nil || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil
 	}
-	return nil
+	c.recorder.Eventf(e, corev1.EventTypeWarning, "FailedToCreateEndpoint", "Failed to create endpoint for service %s: %v", reconcile.Key(e), err)
+	return fmt.Errorf("create endpoints: %w", err)
 }
 
 // fill sets what service and pods say about e.
@@ -193,7 +231,6 @@ func subsets(service *corev1.Service, pods []*corev1.Pod) (result []corev1.Endpo
 			subset.NotReadyAddresses = append(subset.NotReadyAddresses, address)
 		}
 	}
-	room := capacity
 	for _, key := range slices.Sorted(maps.Keys(byPorts)) {
 		subset := byPorts[key]
 		byIP := func(a, b corev1.EndpointAddress) int {
@@ -201,17 +238,40 @@ func subsets(service *corev1.Service, pods []*corev1.Pod) (result []corev1.Endpo
 		}
 		slices.SortFunc(subset.Addresses, byIP)
 		slices.SortFunc(subset.NotReadyAddresses, byIP)
-		for _, list := range []*[]corev1.EndpointAddress{&subset.Addresses, &subset.NotReadyAddresses} {
-			if len(*list) > room {
-				*list, cut = (*list)[:room], true
-			}
-			room -= len(*list)
-		}
-		if len(subset.Addresses)+len(subset.NotReadyAddresses) > 0 {
-			result = append(result, *subset)
-		}
+		result = append(result, *subset)
 	}
-	return result, cut
+	cut = truncate(result)
+	return slices.DeleteFunc(result, func(s corev1.EndpointSubset) bool {
+		return len(s.Addresses)+len(s.NotReadyAddresses) == 0
+	}), cut
+}
+
+// truncate leaves no more addresses than an object may hold: those that are not
+// ready go first, and what stays is shared between subsets as it was before.
+func truncate(subsets []corev1.EndpointSubset) (cut bool) {
+	ready, unready := 0, 0
+	for _, s := range subsets {
+		ready, unready = ready+len(s.Addresses), unready+len(s.NotReadyAddresses)
+	}
+	if ready+unready <= capacity {
+		return false
+	}
+	room, total := capacity-ready, unready
+	if ready > capacity {
+		room, total = capacity, ready
+	}
+	left := room
+	for i := range subsets {
+		list := &subsets[i].NotReadyAddresses
+		if ready > capacity {
+			subsets[i].NotReadyAddresses = nil
+			list = &subsets[i].Addresses
+		}
+		share := (len(*list)*room + total - 1) / total // rounded up
+		*list = (*list)[:min(share, left, len(*list))]
+		left -= len(*list)
+	}
+	return true
 }
 
 // podIP is the pod's address of the service's first family.

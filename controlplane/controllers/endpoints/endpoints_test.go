@@ -3,14 +3,19 @@ package endpoints
 //lint:file-ignore SA1019 Endpoints are deprecated, and still part of the API.
 
 import (
+	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"clusterctl/controlplane/controllers/controllertest"
 )
 
 func pod(name, ip string, ready bool, port int32) *corev1.Pod {
@@ -101,5 +106,62 @@ func TestCapacity(t *testing.T) {
 	fill(e, service(), pods[:1])
 	if _, ok := e.Annotations[overCapacity]; ok {
 		t.Error("still marked as cut")
+	}
+}
+
+func TestTruncate(t *testing.T) {
+	list := func(n int) []corev1.EndpointAddress { return make([]corev1.EndpointAddress, n) }
+	for name, test := range map[string]struct{ have, want [][2]int }{
+		"fits":            {[][2]int{{600, 100}, {300, 0}}, [][2]int{{600, 100}, {300, 0}}},
+		"unready shared":  {[][2]int{{300, 300}, {300, 100}}, [][2]int{{300, 300}, {300, 100}}},
+		"unready go":      {[][2]int{{300, 600}, {300, 200}}, [][2]int{{300, 300}, {300, 100}}},
+		"ready are cut":   {[][2]int{{900, 10}, {600, 10}}, [][2]int{{600, 0}, {400, 0}}},
+		"shares round up": {[][2]int{{667, 0}, {667, 0}, {667, 0}}, [][2]int{{334, 0}, {334, 0}, {332, 0}}},
+	} {
+		var subsets []corev1.EndpointSubset
+		for _, n := range test.have {
+			subsets = append(subsets, corev1.EndpointSubset{Addresses: list(n[0]), NotReadyAddresses: list(n[1])})
+		}
+		cut := truncate(subsets)
+		var got [][2]int
+		for _, s := range subsets {
+			got = append(got, [2]int{len(s.Addresses), len(s.NotReadyAddresses)})
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" || cut != (cmp.Diff(test.have, test.want) != "") {
+			t.Errorf("%s: cut %v, %s", name, cut, diff)
+		}
+	}
+}
+
+func TestEndpointsComeAndGoWithTheirService(t *testing.T) {
+	ctx := context.Background()
+	own := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "own", Namespace: "ns"}}
+	early := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "early", Namespace: "ns"}}
+	web, bare := service(), service()
+	web.Spec.Selector = map[string]string{"app": "web"}
+	web.CreationTimestamp = metav1.NewTime(time.Unix(1e9, 0))
+	bare.Name = "own"
+	f := controllertest.New(t, web, bare, own, early)
+	c, err := New(f.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Start(t, c)
+	endpoints := f.Client.CoreV1().Endpoints("ns")
+	controllertest.Eventually(t, "endpoints of the service", func() bool {
+		e, err := endpoints.Get(ctx, "web", metav1.GetOptions{})
+		return err == nil && e.Annotations[corev1.EndpointsLastChangeTriggerTime] == "2001-09-09T01:46:40Z"
+	})
+	for _, name := range []string{"web", "own"} {
+		if err := f.Client.CoreV1().Services("ns").Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		controllertest.Eventually(t, "the endpoints to follow their service", func() bool {
+			_, err := endpoints.Get(ctx, name, metav1.GetOptions{})
+			return apierrors.IsNotFound(err)
+		})
+	}
+	if _, err := endpoints.Get(ctx, "early", metav1.GetOptions{}); err != nil {
+		t.Errorf("endpoints that wait for their service: %v", err)
 	}
 }

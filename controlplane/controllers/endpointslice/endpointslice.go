@@ -3,6 +3,7 @@ package endpointslice
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -11,7 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/tools/record"
 	library "k8s.io/endpointslice"
+	"k8s.io/endpointslice/metrics"
 	"k8s.io/endpointslice/topologycache"
 	endpointsliceutil "k8s.io/endpointslice/util"
 
@@ -33,6 +36,9 @@ type controller struct {
 	tracker    *endpointsliceutil.EndpointSliceTracker
 	times      *endpointsliceutil.TriggerTimeTracker
 	reconciler *library.Reconciler
+	nodes      corelisters.NodeLister
+	topology   *topologycache.TopologyCache
+	recorder   record.EventRecorder
 	logger     logr.Logger
 	loop       *reconcile.Loop
 }
@@ -40,17 +46,20 @@ type controller struct {
 // New makes the controller.
 func New(env *reconcile.Environment) (reconcile.Controller, error) {
 	core := env.Informers.Core().V1()
-	slices := env.Informers.Discovery().V1().EndpointSlices()
+	found := env.Informers.Discovery().V1().EndpointSlices()
 	c := &controller{
 		services: core.Services().Lister(),
 		pods:     core.Pods().Lister(),
-		slices:   slices.Lister(),
+		slices:   found.Lister(),
+		nodes:    core.Nodes().Lister(),
 		tracker:  endpointsliceutil.NewEndpointSliceTracker(),
 		times:    endpointsliceutil.NewTriggerTimeTracker(),
+		topology: topologycache.NewTopologyCache(),
+		recorder: env.Recorder("endpoint-slice-controller"),
 		logger:   logr.FromSlogHandler(env.Logger.With("controller", "endpointslice").Handler()),
 	}
-	c.reconciler = library.NewReconciler(env.Client, core.Nodes().Lister(), perSlice, c.tracker, (*topologycache.TopologyCache)(nil),
-		env.Recorder("endpoint-slice-controller"), managedBy, library.WithPreferSameTrafficDistributionEnabled(true))
+	metrics.RegisterMetrics()
+	c.reconciler = library.NewReconciler(env.Client, c.nodes, perSlice, c.tracker, c.topology, c.recorder, managedBy, library.WithPreferSameTrafficDistributionEnabled(true))
 	c.loop = reconcile.NewLoop(env, "endpointslice", workers, c.reconcile)
 	if err := reconcile.Each(env, core.Services().Informer(), func(s *corev1.Service) { c.loop.AddObject(s) }); err != nil {
 		return nil, err
@@ -63,7 +72,7 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = reconcile.Watch(env, slices.Informer(), reconcile.Handlers[*discoveryv1.EndpointSlice]{
+	err = reconcile.Watch(env, found.Informer(), reconcile.Handlers[*discoveryv1.EndpointSlice]{
 		Add: func(slice *discoveryv1.EndpointSlice) {
 			if c.reconciler.ManagedByController(slice) && c.tracker.ShouldSync(slice) {
 				c.wake(slice)
@@ -90,7 +99,41 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.loop, nil
+	zones := reconcile.NewLoop(env, "endpointslicezones", 1, c.spread)
+	wake := func(*corev1.Node) { zones.Add("zones") }
+	err = reconcile.Watch(env, core.Nodes().Informer(), reconcile.Handlers[*corev1.Node]{
+		Add: wake,
+		Update: func(old, node *corev1.Node) {
+			if ready(old) != ready(node) || old.Labels[corev1.LabelTopologyZone] != node.Labels[corev1.LabelTopologyZone] {
+				wake(node)
+			}
+		},
+		Delete: wake,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return reconcile.All{c.loop, zones}, nil
+}
+
+func ready(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// spread tells the library how much of the cluster is in which zone, and wakes
+// the services whose hints that makes unfair.
+func (c *controller) spread(context.Context, string) error {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	c.topology.SetNodes(c.logger, nodes)
+	for _, key := range c.topology.GetOverloadedServices() {
+		c.loop.Add(key)
+	}
+	return nil
 }
 
 func (c *controller) wake(slice *discoveryv1.EndpointSlice) {
@@ -141,21 +184,17 @@ func (c *controller) reconcile(_ context.Context, key string) error {
 		return err
 	}
 	mine := labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: managedBy})
-	slices, err := c.slices.EndpointSlices(namespace).List(mine)
+	have, err := c.slices.EndpointSlices(namespace).List(mine)
 	if err != nil {
 		return err
 	}
-	alive := slices[:0:0]
-	for _, slice := range slices {
-		if slice.DeletionTimestamp == nil {
-			alive = append(alive, slice)
-		}
-	}
+	alive := slices.DeleteFunc(have, func(s *discoveryv1.EndpointSlice) bool { return s.DeletionTimestamp != nil })
 	if c.tracker.StaleSlices(service, alive) {
 		return reconcile.ErrStale
 	}
 	changed := c.times.ComputeEndpointLastChangeTriggerTime(namespace, service, pods)
 	if err := c.reconciler.Reconcile(c.logger, service, pods, alive, changed); err != nil {
+		c.recorder.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service %s: %v", key, err)
 		return fmt.Errorf("reconcile slices: %w", err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +33,9 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	states := make([]ownerState, len(n.owners))
 	for i, ref := range n.owners {
 		state, err := c.stateOf(ctx, n, ref)
+		if errors.Is(err, errUndecided) {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("find owner %s %s of %s: %w", ref.Kind, ref.Name, describe(n), err)
 		}
@@ -51,6 +55,10 @@ func describe(n node) string {
 	return n.kind + " " + n.namespace + "/" + n.name
 }
 
+// errUndecided says that nothing can be found out about an owner, and so nothing
+// is to be done about what it owns.
+var errUndecided = errors.New("owner cannot be found out about")
+
 // stateOf finds out about one owner, from the graph if it knows it, or else
 // from the API server.
 func (c *controller) stateOf(ctx context.Context, n node, ref metav1.OwnerReference) (ownerState, error) {
@@ -59,13 +67,14 @@ func (c *controller) stateOf(ctx context.Context, n node, ref metav1.OwnerRefere
 		// The kind may be new, or its API down for a while.
 		c.loop.Logger().Info("owner is of a kind that is not known", "object", describe(n), "apiVersion", ref.APIVersion, "kind", ref.Kind)
 		c.loop.AddAfter(string(n.uid), recheck)
-		return solid, nil
+		return solid, errUndecided
 	}
+	c.tellMisplaced(n, ref)
 	namespace := ""
 	if kind.namespaced {
 		if n.namespace == "" {
 			c.loop.Logger().Warn("an object without a namespace cannot have an owner in one", "object", describe(n), "owner", ref.Name)
-			return solid, nil
+			return solid, errUndecided
 		}
 		namespace = n.namespace
 	}
@@ -94,6 +103,19 @@ func (c *controller) stateOf(ctx context.Context, n node, ref metav1.OwnerRefere
 		return waiting, nil
 	}
 	return solid, nil
+}
+
+// tellMisplaced says on n that the owner it refers to is in another namespace,
+// where it can own nothing of n's.
+func (c *controller) tellMisplaced(n node, ref metav1.OwnerReference) {
+	owner, ok := c.graph.get(ref.UID)
+	if !ok || owner.namespace == "" || owner.namespace == n.namespace {
+		return
+	}
+	c.recorder.Eventf(&corev1.ObjectReference{
+		APIVersion: n.resource.GroupVersion().String(), Kind: n.kind, Namespace: n.namespace, Name: n.name, UID: n.uid,
+	}, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef [%s/%s, namespace: %s, name: %s, uid: %s] does not exist in namespace %q",
+		ref.APIVersion, ref.Kind, n.namespace, ref.Name, ref.UID, n.namespace)
 }
 
 // absentID names an owner as a reference does. UIDs are never used again, but a

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -48,7 +49,7 @@ func collect(t *testing.T, objects ...*metav1.PartialObjectMetadata) *controller
 		},
 	}}
 	for _, o := range objects {
-		if err := f.Metadata.Tracker().Create(widgets, o, "ns"); err != nil {
+		if err := f.Metadata.Tracker().Create(widgets, o, o.Namespace); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -90,6 +91,41 @@ func TestDependentsOfAbsentOwnersGo(t *testing.T) {
 		if _, ok := exists(t, f, name); !ok {
 			t.Errorf("%s is gone", name)
 		}
+	}
+}
+
+// An owner has to be in its dependent's namespace. Whoever refers to one that is
+// not is told so before it goes.
+func TestOwnersInOtherNamespaces(t *testing.T) {
+	far := widget("far", nil)
+	far.Namespace = "elsewhere"
+	f := collect(t, far, widget("stray", nil, far))
+	controllertest.Eventually(t, "the stray object to go", func() bool {
+		_, ok := exists(t, f, "stray")
+		return !ok
+	})
+	want := `OwnerRefInvalidNamespace: ownerRef [example.com/v1/Widget, namespace: ns, name: far, uid: uid-far] does not exist in namespace "ns"`
+	controllertest.Eventually(t, "the event", func() bool {
+		events, err := f.Client.CoreV1().Events("ns").List(t.Context(), metav1.ListOptions{})
+		return err == nil && slices.ContainsFunc(events.Items, func(e corev1.Event) bool {
+			return e.InvolvedObject.Name == "stray" && e.Reason+": "+e.Message == want
+		})
+	})
+}
+
+// Where one owner is of a kind that nobody serves, the others do not count
+// either: it may be what keeps the object.
+func TestOwnersOfUnknownKinds(t *testing.T) {
+	stays, gone := widget("stays", nil), widget("gone", nil)
+	unknown := widget("unknown", nil)
+	unknown.Kind = "Gadget"
+	f := collect(t, stays, widget("odd", nil, gone, stays, unknown), widget("plain", nil, gone, stays))
+	controllertest.Eventually(t, "the dead reference to be cut", func() bool {
+		plain, ok := exists(t, f, "plain")
+		return ok && len(plain.OwnerReferences) == 1
+	})
+	if odd, ok := exists(t, f, "odd"); !ok || len(odd.OwnerReferences) != 3 {
+		t.Errorf("the other is %+v", odd)
 	}
 }
 

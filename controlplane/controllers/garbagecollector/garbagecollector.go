@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/lru"
 
 	"clusterctl/controlplane/controllers/reconcile"
@@ -34,6 +35,7 @@ type controller struct {
 	kinds     kinds
 	monitors  *monitors
 	absent    *lru.Cache // of types.UID
+	recorder  record.EventRecorder
 	loop      *reconcile.Loop
 }
 
@@ -45,6 +47,7 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 		metadata:  env.Metadata,
 		graph:     newGraph(),
 		absent:    lru.New(remembered),
+		recorder:  env.Recorder("garbage-collector-controller"),
 	}
 	c.loop = reconcile.NewLoop(env, "garbagecollector", workers, c.reconcile)
 	c.monitors = &monitors{

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 )
 
 // finding is one condition: failing if message is set.
@@ -20,16 +21,16 @@ type finding struct {
 // conditions is what left says about a namespace that had the conditions old.
 func (l *leftover) conditions(old []corev1.NamespaceCondition, now metav1.Time) []corev1.NamespaceCondition {
 	findings := []finding{
-		{kind: corev1.NamespaceDeletionDiscoveryFailure, bad: "DiscoveryFailed", message: text(l.discovery),
-			good: "ResourcesDiscovered", goodInPlain: "All kinds of resources are known."},
+		{kind: corev1.NamespaceDeletionDiscoveryFailure, bad: "DiscoveryFailed", message: l.unknown(),
+			good: "ResourcesDiscovered", goodInPlain: "All resources successfully discovered"},
 		{kind: corev1.NamespaceDeletionGVParsingFailure, bad: "GroupVersionParsingFailed", message: text(l.parsing),
-			good: "ParsedGroupVersions", goodInPlain: "All group versions could be read."},
-		{kind: corev1.NamespaceDeletionContentFailure, bad: "ContentDeletionFailed", message: text(errors.Join(l.content...)),
-			good: "ContentDeleted", goodInPlain: "All content has been asked to go; it may be waiting for finalizers."},
+			good: "ParsedGroupVersions", goodInPlain: "All legacy kube types successfully parsed"},
+		{kind: corev1.NamespaceDeletionContentFailure, bad: "ContentDeletionFailed", message: l.failed(),
+			good: "ContentDeleted", goodInPlain: "All content successfully deleted, may be waiting on finalization"},
 		{kind: corev1.NamespaceContentRemaining, bad: "SomeResourcesRemain", message: l.remaining(),
-			good: "ContentRemoved", goodInPlain: "No content is left."},
+			good: "ContentRemoved", goodInPlain: "All content successfully removed"},
 		{kind: corev1.NamespaceFinalizersRemaining, bad: "SomeFinalizersRemain", message: l.held(),
-			good: "ContentHasNoFinalizers", goodInPlain: "No finalizer holds any content."},
+			good: "ContentHasNoFinalizers", goodInPlain: "All content-preserving finalizers finished"},
 	}
 	result := slices.Clone(old)
 	for _, f := range findings {
@@ -58,12 +59,28 @@ func text(err error) string {
 	return err.Error()
 }
 
+func (l *leftover) unknown() string {
+	var partial *discovery.ErrGroupDiscoveryFailed
+	if errors.As(l.discovery, &partial) {
+		return fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(partial.Groups), partial)
+	}
+	return text(l.discovery)
+}
+
+func (l *leftover) failed() string {
+	var parts []string
+	for _, err := range l.content {
+		parts = append(parts, err.Error())
+	}
+	return sentence(fmt.Sprintf("Failed to delete all resource types, %d remaining: ", len(parts)), parts)
+}
+
 // remaining and held list counts in a fixed order, so that an unchanged state
 // is an unchanged message.
 func (l *leftover) remaining() string {
 	var parts []string
 	for resource, n := range l.resources {
-		parts = append(parts, fmt.Sprintf("%s has %d resource instances", resource, n))
+		parts = append(parts, fmt.Sprintf("%s.%s has %d resource instances", resource.Resource, resource.Group, n))
 	}
 	return sentence("Some resources are remaining: ", parts)
 }

@@ -8,10 +8,14 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
+	"k8s.io/utils/ptr"
+
+	"clusterctl/controlplane/controllers/reconcile"
 )
 
 // leftover is what a pass over a namespace has found and failed to do.
@@ -45,20 +49,38 @@ var pods = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 
 // empty asks for the deletion of everything in a namespace. Pods go first: what
 // they run may depend on the rest (policies, secrets) up to its end.
-func (c *controller) empty(ctx context.Context, namespace string) *leftover {
+func (c *controller) empty(ctx context.Context, ns *corev1.Namespace) *leftover {
+	namespace := ns.Name
 	left := &leftover{resources: map[schema.GroupResource]int{}, finalizers: map[string]int{}}
 	kinds := c.discover(left)
 	if i := slices.IndexFunc(kinds, func(d deletable) bool { return d.resource == pods }); i >= 0 {
-		c.emptyOf(ctx, namespace, kinds[i], left)
+		grace := c.grace(ctx, namespace, left)
+		c.emptyOf(ctx, namespace, kinds[i], time.Since(ns.DeletionTimestamp.Time) < grace, left)
 		if left.objects() > 0 || len(left.content) > 0 {
 			return left
 		}
 		kinds = slices.Delete(kinds, i, i+1)
 	}
 	for _, kind := range kinds {
-		c.emptyOf(ctx, namespace, kind, left)
+		c.emptyOf(ctx, namespace, kind, false, left)
 	}
 	return left
+}
+
+// grace is how long the pods of a namespace may take to end.
+func (c *controller) grace(ctx context.Context, namespace string, left *leftover) time.Duration {
+	list, err := c.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		left.content = append(left.content, fmt.Errorf("list pods: %w", err))
+		return 0
+	}
+	longest := int64(0)
+	for i := range list.Items {
+		if pod := &list.Items[i]; !reconcile.PodTerminal(pod) {
+			longest = max(longest, ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, 0))
+		}
+	}
+	return time.Duration(longest) * time.Second
 }
 
 // discover lists the kinds to delete, each in the version its group prefers.
@@ -89,8 +111,9 @@ func (c *controller) discover(left *leftover) []deletable {
 	return kinds
 }
 
-// emptyOf deletes the objects of one kind and counts those that remain.
-func (c *controller) emptyOf(ctx context.Context, namespace string, kind deletable, left *leftover) {
+// emptyOf deletes the objects of one kind and counts those that remain. Unless
+// they may take their time, something has to hold them.
+func (c *controller) emptyOf(ctx context.Context, namespace string, kind deletable, slow bool, left *leftover) {
 	client := c.metadata.Resource(kind.resource).Namespace(namespace)
 	fail := func(what string, err error) {
 		if !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err) {
@@ -123,12 +146,17 @@ func (c *controller) emptyOf(ctx context.Context, namespace string, kind deletab
 		fail("list", err)
 		return
 	}
+	held := false
 	for i := range remaining.Items {
 		o := &remaining.Items[i]
 		left.resources[kind.resource.GroupResource()]++
 		for _, finalizer := range o.Finalizers {
 			left.finalizers[finalizer]++
+			held = true
 		}
+	}
+	if len(remaining.Items) > 0 && !held && !slow {
+		left.content = append(left.content, fmt.Errorf("unexpected items still remain in namespace: %s for gvr: %v", namespace, kind.resource))
 	}
 }
 

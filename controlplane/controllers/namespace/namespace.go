@@ -88,7 +88,7 @@ func (c *controller) reconcile(ctx context.Context, name string) error {
 			return ignoreGone(fmt.Errorf("mark as terminating: %w", err))
 		}
 	}
-	left := c.empty(ctx, ns.Name)
+	left := c.empty(ctx, ns)
 	conditions := left.conditions(ns.Status.Conditions, metav1.Now())
 	if !equality.Semantic.DeepEqual(conditions, ns.Status.Conditions) {
 		ns.Status.Conditions = conditions

@@ -3,8 +3,10 @@ package namespace
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	discoveryfake "k8s.io/client-go/discovery/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/utils/ptr"
 
 	"clusterctl/controlplane/controllers/controllertest"
 )
@@ -110,9 +113,45 @@ func TestWaitsForPodsBeforeTheRest(t *testing.T) {
 			messages[c.Type] = c.Message
 		}
 	}
-	if len(messages) != 2 || messages[corev1.NamespaceContentRemaining] != "Some resources are remaining: pods has 1 resource instances" ||
-		messages[corev1.NamespaceFinalizersRemaining] != "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances" {
+	want := map[corev1.NamespaceConditionType]string{
+		corev1.NamespaceContentRemaining:    "Some resources are remaining: pods. has 1 resource instances",
+		corev1.NamespaceFinalizersRemaining: "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances",
+	}
+	if !maps.Equal(messages, want) {
 		t.Errorf("conditions %v", messages)
+	}
+}
+
+// What remains without anything that holds it is a failure, but for pods that
+// may still take their time.
+func TestRemainingPods(t *testing.T) {
+	ctx := context.Background()
+	for _, test := range []struct {
+		since time.Duration
+		want  bool
+	}{{10 * time.Second, false}, {40 * time.Second, true}} {
+		f := fixture(t)
+		pod := schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+		if err := f.Metadata.Tracker().Create(pod, object("Pod", "p"), "ns"); err != nil {
+			t.Fatal(err)
+		}
+		f.Metadata.PrependReactor("delete-collection", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
+		for name, phase := range map[string]corev1.PodPhase{"p": corev1.PodRunning, "done": corev1.PodSucceeded} {
+			_, err := f.Client.CoreV1().Pods("ns").Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name},
+				Spec: corev1.PodSpec{TerminationGracePeriodSeconds: ptr.To(map[string]int64{"p": 30, "done": 3600}[name])}, Status: corev1.PodStatus{Phase: phase}}, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := &controller{client: f.Client, discovery: f.Client.Discovery(), metadata: f.Metadata}
+		left := c.empty(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", DeletionTimestamp: ptr.To(metav1.NewTime(time.Now().Add(-test.since)))}})
+		want := ""
+		if test.want {
+			want = "Failed to delete all resource types, 1 remaining: unexpected items still remain in namespace: ns for gvr: /v1, Resource=pods"
+		}
+		if got := left.failed(); got != want || left.objects() != 1 {
+			t.Errorf("%s after the deletion: %d objects, %q", test.since, left.objects(), got)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,12 @@ func (t *Tree) prepare() error {
 	}
 	return nil
 }
+
+// hostIsUnified says that the host has cgroups v2.
+var hostIsUnified = sync.OnceValue(func() bool {
+	var fs unix.Statfs_t
+	return unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
+})
 
 // Version is 1 or 2.
 func (t *Tree) Version() int {

@@ -11,6 +11,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 func pod(requests, limits map[string]string) *v1.Pod {
@@ -211,5 +212,31 @@ func TestFindSwapControl(t *testing.T) {
 		if got := findSwapControl(root); got != want {
 			t.Errorf("got %d, want %d", got, want)
 		}
+	}
+}
+
+// TestSandboxResources: what a sandbox takes itself is told apart from what its
+// containers have.
+func TestSandboxResources(t *testing.T) {
+	p := &v1.Pod{Spec: v1.PodSpec{
+		Overhead: v1.ResourceList{v1.ResourceCPU: resource.MustParse("250m"), v1.ResourceMemory: resource.MustParse("64Mi")},
+		Containers: []v1.Container{{Resources: v1.ResourceRequirements{
+			Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("128Mi")},
+			Limits:   v1.ResourceList{v1.ResourceCPU: resource.MustParse("1"), v1.ResourceMemory: resource.MustParse("256Mi")}}}}}}
+	own, overhead := SandboxResources(p)
+	for what, r := range map[string]*criv1.LinuxContainerResources{"its own": own, "after a change": PodLimits(p).Resources(p)} {
+		if r.CpuShares != 512 || r.CpuQuota != 100_000 || r.CpuPeriod != 100_000 || r.MemoryLimitInBytes != 256<<20 {
+			t.Errorf("%s: %v", what, r)
+		}
+	}
+	if overhead.CpuShares != 256 || overhead.CpuQuota != 25_000 || overhead.MemoryLimitInBytes != 64<<20 {
+		t.Errorf("overhead: %v", overhead)
+	}
+	group := "" // only v2 can
+	if hostIsUnified() {
+		group = "1"
+	}
+	if r := ContainerResources(p, &p.Spec.Containers[0], 4<<30); r.Unified["memory.oom.group"] != group {
+		t.Errorf("out of memory: %v, want %q", r.Unified, group)
 	}
 }

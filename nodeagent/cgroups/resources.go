@@ -79,17 +79,55 @@ func ContainerResources(pod *v1.Pod, c *v1.Container, memoryCapacity int64) *cri
 	if _, requested := c.Resources.Requests[v1.ResourceCPU]; !requested {
 		request = limit
 	}
-	r := &criv1.LinuxContainerResources{
-		CpuShares:          Shares(request.MilliValue()),
-		MemoryLimitInBytes: memory.Value(),
-		OomScoreAdj:        OOMScore(pod, c, memoryCapacity),
-	}
+	r := amounts(request, limit, memory)
+	r.OomScoreAdj = OOMScore(pod, c, memoryCapacity)
 	withoutSwap(r)
 	if hostHasHugetlb() {
 		r.HugepageLimits = hugePageLimits(pod, c, HugePageSizes())
 	}
+	return r
+}
+
+// amounts are what the runtime sets for these. Where the kernel can (cgroups v2),
+// a group that is out of memory dies as a whole: no container limps on without
+// some of its processes.
+func amounts(request, limit, memory *resource.Quantity) *criv1.LinuxContainerResources {
+	r := &criv1.LinuxContainerResources{CpuShares: Shares(request.MilliValue()), MemoryLimitInBytes: memory.Value()}
 	if !limit.IsZero() {
 		r.CpuPeriod, r.CpuQuota = QuotaPeriod, quota(limit.MilliValue())
+	}
+	if hostIsUnified() {
+		r.Unified = map[string]string{"memory.oom.group": "1"}
+	}
+	return r
+}
+
+// SandboxResources are what the runtime is told of a pod as a whole: what its
+// containers have together, and what the sandbox takes besides.
+func SandboxResources(pod *v1.Pod) (resources, overhead *criv1.LinuxContainerResources) {
+	options := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
+	requests, limits := resourcehelper.PodRequests(pod, options), resourcehelper.PodLimits(pod, options)
+	request := requests.Cpu()
+	if _, requested := requests[v1.ResourceCPU]; !requested {
+		request = limits.Cpu()
+	}
+	overhead = &criv1.LinuxContainerResources{}
+	if o := pod.Spec.Overhead; o != nil {
+		overhead = amounts(o.Cpu(), o.Cpu(), o.Memory())
+	}
+	return amounts(request, limits.Cpu(), limits.Memory()), overhead
+}
+
+// Resources are the limits as the runtime is told of them, without what the pod's
+// sandbox takes.
+func (l Limits) Resources(pod *v1.Pod) *criv1.LinuxContainerResources {
+	cpu, memory := pod.Spec.Overhead.Cpu().MilliValue(), pod.Spec.Overhead.Memory().Value()
+	r := &criv1.LinuxContainerResources{CpuShares: Shares(MilliFromShares(l.CPUShares) - cpu)}
+	if l.CPUQuota > 0 {
+		r.CpuPeriod, r.CpuQuota = QuotaPeriod, l.CPUQuota-quota(cpu)
+	}
+	if l.Memory > 0 {
+		r.MemoryLimitInBytes = l.Memory - memory
 	}
 	return r
 }

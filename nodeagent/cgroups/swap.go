@@ -35,6 +35,9 @@ func withoutSwap(r *criv1.LinuxContainerResources) {
 	case swapControlV1:
 		r.MemorySwapLimitInBytes = r.MemoryLimitInBytes
 	case swapControlV2:
-		r.Unified = map[string]string{"memory.swap.max": "0"}
+		if r.Unified == nil {
+			r.Unified = map[string]string{}
+		}
+		r.Unified["memory.swap.max"] = "0"
 	}
 }

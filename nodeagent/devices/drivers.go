@@ -51,6 +51,8 @@ type Drivers struct {
 	mu      sync.Mutex
 	drivers map[string][]*driver // by name; the last that came is asked
 	wipes   map[string]context.CancelFunc
+	words   map[string]words    // on the health of devices, by driver
+	told    func(driver string) // words on its devices have changed; nil: nobody asks
 }
 
 // driver is one process of a driver: there are two while it is updated.
@@ -66,7 +68,8 @@ type driver struct {
 // NewDrivers knows no driver yet. What it does by itself ends with ctx.
 func NewDrivers(ctx context.Context, client kubernetes.Interface, node string, logger *slog.Logger) *Drivers {
 	return &Drivers{ctx: ctx, client: client, node: node, logger: logger, absence: absence,
-		drivers: map[string][]*driver{}, wipes: map[string]context.CancelFunc{}}
+		drivers: map[string][]*driver{}, wipes: map[string]context.CancelFunc{},
+		words: map[string]words{}}
 }
 
 var _ plugins.Handler = (*Drivers)(nil)
@@ -97,6 +100,7 @@ func (d *Drivers) Register(_ context.Context, p plugins.Plugin) error {
 	d.drivers[p.Name] = append(d.drivers[p.Name], one)
 	d.judge(p.Name)
 	go d.watch(ctx, one)
+	go d.listen(ctx, one)
 	return nil
 }
 

@@ -43,6 +43,7 @@ type Plugins struct {
 	logger *slog.Logger
 
 	changed chan struct{}
+	wake    func(types.UID) // a pod whose devices may have changed; nil: nobody asks
 
 	allocating sync.Mutex // one pod at a time chooses devices
 
@@ -248,12 +249,16 @@ func (p *Plugins) add(name, endpoint, socket string, options *pluginapi.DevicePl
 		defer stop()
 		err := p.follow(ctx, name, one)
 		p.mu.Lock()
-		defer p.mu.Unlock()
-		if pool.plugin == one && p.ctx.Err() == nil {
+		gone := pool.plugin == one && p.ctx.Err() == nil
+		if gone {
 			pool.gone = time.Now()
 			p.logger.Info("device plugin gone", "resource", name, "error", err)
 			p.tell()
 			time.AfterFunc(leaving+time.Second, p.tell)
+		}
+		p.mu.Unlock()
+		if gone {
+			p.wakeUsers(name)
 		}
 	}()
 	return p.save()
@@ -275,10 +280,15 @@ func (p *Plugins) follow(ctx context.Context, name string, one *plugin) error {
 			devices[d.ID] = d
 		}
 		p.mu.Lock()
-		if p.resources[name].plugin == one {
-			p.resources[name].devices = devices
+		changed := false
+		if pool := p.resources[name]; pool.plugin == one {
+			changed = !maps.EqualFunc(pool.devices, devices, func(a, b *pluginapi.Device) bool { return a.Health == b.Health })
+			pool.devices = devices
 		}
 		p.mu.Unlock()
 		p.tell()
+		if changed {
+			p.wakeUsers(name)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,5 +154,12 @@ func TestWhatOthersSayOfTheNodeIsCorrected(t *testing.T) {
 		if sent != c.sends || len(client.Actions()) > 0 != c.sends {
 			t.Errorf("told Unknown at version %s after 7: sent %t, want %t", c.version, sent, c.sends)
 		}
+	}
+}
+
+func TestDeclaredFeatures(t *testing.T) {
+	want := []string{"ExtendWebSocketsToKubelet", "InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"}
+	if !slices.Equal(declaredFeatures, want) {
+		t.Errorf("got %v, want %v", declaredFeatures, want)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilversion "k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/component-helpers/nodedeclaredfeatures"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/hostconfig"
@@ -31,6 +33,22 @@ const (
 	maxImages   = 50
 	defaultPods = 110
 )
+
+// declaredFeatures are what a pod can ask for that not every node agent of a
+// cluster may have yet, in order: the scheduler keeps away from nodes without.
+var declaredFeatures = nodedeclaredfeatures.DefaultFramework.DiscoverNodeFeatures(&nodedeclaredfeatures.NodeConfiguration{
+	FeatureGates: featureGates{
+		"ExtendWebSocketsToKubelet":               true,
+		"InPlacePodLevelResourcesVerticalScaling": true,
+		"InPlacePodVerticalScalingInitContainers": true,
+		"RestartAllContainersOnContainerExits":    true,
+	},
+	Version: utilversion.MustParse(Version),
+})
+
+type featureGates map[string]bool
+
+func (g featureGates) Enabled(name string) bool { return g[name] }
 
 func hostLabels(name string) map[string]string {
 	return map[string]string{
@@ -53,6 +71,7 @@ func (n *Node) describe(ctx context.Context, status *v1.NodeStatus) {
 	n.extend(status, before)
 	version, versionErr := n.Runtime.Version(ctx, "v1")
 	status.NodeInfo = systemInfo()
+	status.DeclaredFeatures = declaredFeatures
 	if versionErr == nil {
 		status.NodeInfo.ContainerRuntimeVersion = version.RuntimeName + "://" + strings.TrimPrefix(version.RuntimeVersion, "v")
 	}

@@ -57,6 +57,8 @@ type Devices interface {
 	Unprepare(ctx context.Context, pod types.UID) error
 	Pods() []types.UID // that have devices
 	Access(ctx context.Context, pod *v1.Pod, container *v1.Container) (*devices.Access, error)
+	Health(pod *v1.Pod) map[string][]v1.ResourceStatus // by container
+	Watch(wake func(types.UID))                        // tells of pods whose devices' health may have changed
 }
 
 // Config is what the agent's pods need from their surroundings.
@@ -144,6 +146,7 @@ func New(ctx context.Context, config Config) *Agent {
 		Allocatable: a.Allocatable,
 		Logger:      config.Logger,
 	})
+	config.Devices.Watch(a.Wake)
 	a.images = images.New(config.Runtime.Images, 4)
 	a.collector = &images.Collector{
 		Images: config.Runtime.Images, Containers: config.Runtime.RuntimeService, Wanted: a.imageNames,

@@ -55,9 +55,11 @@ type bench struct {
 
 type noDevices struct{}
 
-func (noDevices) Prepare(context.Context, *v1.Pod) error     { return nil }
-func (noDevices) Unprepare(context.Context, types.UID) error { return nil }
-func (noDevices) Pods() []types.UID                          { return nil }
+func (noDevices) Prepare(context.Context, *v1.Pod) error        { return nil }
+func (noDevices) Unprepare(context.Context, types.UID) error    { return nil }
+func (noDevices) Pods() []types.UID                             { return nil }
+func (noDevices) Health(*v1.Pod) map[string][]v1.ResourceStatus { return nil }
+func (noDevices) Watch(func(types.UID))                         {}
 func (noDevices) Access(context.Context, *v1.Pod, *v1.Container) (*devices.Access, error) {
 	return &devices.Access{}, nil
 }

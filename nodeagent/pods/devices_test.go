@@ -21,6 +21,8 @@ type testDevices struct {
 	fault    func(try int64) error
 	tries    atomic.Int64
 	returned atomic.Int64
+	health   atomic.Value
+	wake     func(types.UID)
 }
 
 func (d *testDevices) Prepare(context.Context, *v1.Pod) error { return d.fault(d.tries.Add(1)) }
@@ -41,6 +43,31 @@ func runWithDevices(t *testing.T, d *testDevices) *bench {
 	}
 	b.start()
 	return b
+}
+
+func (d *testDevices) Health(*v1.Pod) map[string][]v1.ResourceStatus {
+	return map[string][]v1.ResourceStatus{"a": {{Name: "gpu", Resources: []v1.ResourceHealth{{ResourceID: "0", Health: v1.ResourceHealthStatus(d.health.Load().(string))}}}}}
+}
+
+func (d *testDevices) Watch(wake func(types.UID)) {
+	d.wake = wake
+	d.health.Store("Healthy")
+}
+
+func TestStatusTellsTheHealthOfDevices(t *testing.T) {
+	d := &testDevices{fault: func(int64) error { return nil }}
+	b := runWithDevices(t, d)
+	tells := func(health v1.ResourceHealthStatus) func(p *v1.Pod) bool {
+		return func(p *v1.Pod) bool {
+			list := p.Status.ContainerStatuses
+			return ready(p) && len(list[0].AllocatedResourcesStatus) == 1 && list[0].AllocatedResourcesStatus[0].Resources[0].Health == health
+		}
+	}
+	b.until("healthy", tells(v1.ResourceHealthStatusHealthy))
+	d.health.Store("Unhealthy")
+	d.wake("u")
+	b.until("unhealthy", tells(v1.ResourceHealthStatusUnhealthy))
+	b.stop()
 }
 
 func TestPodWaitsForItsDevices(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/node/util/sysctl"
 )
 
 // safeSysctls are kernel parameters that a pod may set: they are its
@@ -32,7 +33,7 @@ var safeSysctls = []string{
 func mayRun(pod *v1.Pod, appArmor bool) (reason, message string) {
 	if sc := pod.Spec.SecurityContext; sc != nil {
 		for _, s := range sc.Sysctls {
-			name := strings.ReplaceAll(s.Name, "/", ".")
+			name := sysctl.NormalizeName(s.Name)
 			host, namespace := pod.Spec.HostNetwork, "net"
 			if !strings.HasPrefix(name, "net.") {
 				host, namespace = pod.Spec.HostIPC, "ipc"

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -44,7 +46,7 @@ func (s *Situation) differs(container string) bool {
 
 // outgrown says that a running container has to start anew to be resized.
 func (s *Situation) outgrown(c *v1.Container) bool {
-	if s.Allotment == nil || isInit(s.Pod, c.Name) && !isSidecar(c) {
+	if s.Allotment == nil || isInit(s.Pod, c.Name) && !isSidecar(c) { // the API lets no such policy be
 		return false
 	}
 	for _, policy := range c.ResizePolicy {
@@ -61,9 +63,7 @@ func (s *Situation) outgrown(c *v1.Container) bool {
 func resizableContainers(pod *v1.Pod) []*v1.Container {
 	var list []*v1.Container
 	for i := range pod.Spec.InitContainers {
-		if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
-			list = append(list, c)
-		}
+		list = append(list, &pod.Spec.InitContainers[i])
 	}
 	for i := range pod.Spec.Containers {
 		list = append(list, &pod.Spec.Containers[i])
@@ -203,7 +203,7 @@ func (w *worker) resizeOne(ctx context.Context, s *Situation, name v1.ResourceNa
 		grown.CPUQuota, wanted.CPUQuota = larger(want.CPUQuota, have.CPUQuota), want.CPUQuota
 		grown.CPUShares, wanted.CPUShares = max(want.CPUShares, have.CPUShares), want.CPUShares
 	}
-	if err := w.setGroup(s, grown); err != nil {
+	if err := w.setGroup(ctx, s, grown); err != nil {
 		return err
 	}
 	granted := s.Allotment.Granted
@@ -234,13 +234,16 @@ func (w *worker) resizeOne(ctx context.Context, s *Situation, name v1.ResourceNa
 		}
 		w.mu.Unlock()
 	}
-	return w.setGroup(s, wanted)
+	return w.setGroup(ctx, s, wanted)
 }
 
 // setGroup changes the pod's cgroup, if it has to be.
-func (w *worker) setGroup(s *Situation, limits cgroups.Limits) error {
+func (w *worker) setGroup(ctx context.Context, s *Situation, limits cgroups.Limits) error {
 	if limits == s.Allotment.Group {
 		return nil
+	}
+	if err := w.tellSandbox(ctx, s, limits); err != nil {
+		return err
 	}
 	if err := w.agent.Cgroups.Create(s.Pod, limits); err != nil {
 		return err
@@ -250,6 +253,25 @@ func (w *worker) setGroup(s *Situation, limits cgroups.Limits) error {
 	defer w.mu.Unlock()
 	if w.allotment != nil {
 		w.allotment.Group = limits
+	}
+	return nil
+}
+
+// tellSandbox asks the runtime, where it wants to be asked, whether the pod may
+// have another size.
+func (w *worker) tellSandbox(ctx context.Context, s *Situation, limits cgroups.Limits) error {
+	sandbox := s.Actual.Sandbox()
+	if sandbox == nil {
+		return nil
+	}
+	_, overhead := cgroups.SandboxResources(s.Pod)
+	_, err := w.agent.Config.Runtime.UpdatePodSandboxResources(ctx, &criv1.UpdatePodSandboxResourcesRequest{
+		PodSandboxId: sandbox.ID, Resources: limits.Resources(s.Pod), Overhead: overhead})
+	if code := status.Code(err); code == codes.Unimplemented || code == codes.Unknown && err != nil && strings.Contains(err.Error(), "not implemented") {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("update resources of the sandbox: %w", err)
 	}
 	return nil
 }

@@ -352,3 +352,38 @@ func TestAgentResizes(t *testing.T) {
 	}
 	b.stop()
 }
+
+// TestResizeOfAnInitContainerThatRuns: it changes as it runs; one that has ended
+// has nothing to change, and what the runtime is asked it may not know.
+func TestResizeOfAnInitContainerThatRuns(t *testing.T) {
+	b := newBench(t)
+	pod := testPod("Always", "init1", "init2")
+	for i := range pod.Spec.InitContainers {
+		pod.Spec.InitContainers[i].Resources = size("100m", "32Mi")
+	}
+	k := &kernel{FakeRuntimeService: b.cri, limits: map[string]*criv1.LinuxContainerResources{}}
+	b.groups = k
+	a := b.agent(t.Context(), k)
+	wanted := pod.DeepCopy()
+	for i := range wanted.Spec.InitContainers {
+		wanted.Spec.InitContainers[i].Resources = size("200m", "64Mi")
+	}
+	w := newWorker(a, wanted, false)
+	w.allotment = allot(pod)
+	w.allotment.Granted = resourcesOf(wanted)
+	s := situation(wanted, run("init1", runtime.Exited, 0, 0), run("init2", runtime.Running, 0, 0))
+	s.Allotment = w.allotment.clone()
+	if got, want := verbs(Decide(s)), []string{"resize"}; !slices.Equal(got, want) {
+		t.Fatalf("got %v, want %v", got, want)
+	}
+	if err := w.resize(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if r := k.limits["init2-0"]; len(k.limits) != 1 || r == nil || r.MemoryLimitInBytes != 64<<20 || r.CpuQuota != 20_000 {
+		t.Errorf("got %v", k.limits)
+	}
+	s.Allotment = w.allotment.clone()
+	if s.resizing() {
+		t.Errorf("still to do: %+v", w.allotment)
+	}
+}

@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/node/util/sysctl"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"clusterctl/nodeagent/cgroups"
 	"clusterctl/nodeagent/runtime"
 )
 
@@ -43,6 +45,7 @@ func (a *Agent) sandboxConfig(ctx context.Context, pod *v1.Pod, attempt uint32) 
 			},
 		},
 	}
+	config.Linux.Resources, config.Linux.Overhead = cgroups.SandboxResources(pod)
 	if !pod.Spec.HostNetwork {
 		config.Hostname = hostname
 	}
@@ -59,7 +62,7 @@ func (a *Agent) sandboxConfig(ctx context.Context, pod *v1.Pod, attempt uint32) 
 		if len(sc.Sysctls) > 0 {
 			config.Linux.Sysctls = map[string]string{}
 			for _, s := range sc.Sysctls {
-				config.Linux.Sysctls[s.Name] = s.Value
+				config.Linux.Sysctls[sysctl.NormalizeName(s.Name)] = s.Value
 			}
 		}
 	}

@@ -29,7 +29,8 @@ type Situation struct {
 	Allotment *Allotment        // nil before the pod is admitted; Pod is as it was granted
 	Resizing  []v1.PodCondition // how far changes of the pod's size have come
 
-	Recursive *bool // the pod's handler mounts read-only recursively; nil: not known now
+	Health    map[string][]v1.ResourceStatus // of devices, by container
+	Recursive *bool                          // the pod's handler mounts read-only recursively; nil: not known now
 
 	NetworkReady bool // pods can be given addresses
 	Prepared     bool // cgroup and volumes are in place

@@ -43,6 +43,14 @@ func Describe(s *Situation, plan *Plan) v1.PodStatus {
 		}
 		status.InitContainerStatuses = d.containers(s.Pod.Spec.InitContainers, true)
 		status.ContainerStatuses = d.containers(s.Pod.Spec.Containers, false)
+		for i := range status.ContainerStatuses {
+			c := &status.ContainerStatuses[i]
+			if old := d.told(c.Name); stopped && old != nil {
+				c.AllocatedResourcesStatus = old.AllocatedResourcesStatus // its devices are given back
+			} else {
+				c.AllocatedResourcesStatus = s.Health[c.Name]
+			}
+		}
 		status.EphemeralContainerStatuses = d.ephemeral()
 		if stopped {
 			endAll(s.Pod, &status)

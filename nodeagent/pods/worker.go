@@ -324,6 +324,9 @@ func (w *worker) situation(actual *runtime.Pod, now time.Time) *Situation {
 	if w.allotment != nil {
 		s.Pod, s.Allotment = w.allotment.Granted.of(w.pod), w.allotment.clone()
 	}
+	if w.prepared && !w.tornDown {
+		s.Health = w.agent.Devices.Health(w.pod)
+	}
 	if node := w.agent.Config.Node(); node != nil && w.handler != nil {
 		yes := supports(node, *w.handler, recursiveReadOnly)
 		s.Recursive = &yes

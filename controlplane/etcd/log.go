@@ -17,11 +17,10 @@ type core struct {
 	stopped *atomic.Bool
 }
 
-// noise is said at each start about choices that are right here: clients are
-// known by certificate, and gRPC shares its port with nothing that is used.
+// noise is said at each start about a choice that is right here: clients are
+// known by certificate.
 var noise = map[string]bool{
-	"simple token is not cryptographically signed":                                         true,
-	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"simple token is not cryptographically signed": true,
 }
 
 func newCore(logger *slog.Logger) *core { return &core{logger: logger, stopped: new(atomic.Bool)} }

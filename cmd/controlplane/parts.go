@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -77,6 +78,9 @@ func partCommands(logger *slog.Logger) []*cobra.Command {
 				return fmt.Errorf("read %s: %w", kubeconfig, err)
 			}
 			client.QPS = -1 // the server's own limits hold
+			// Unless it is said, bindings go out as JSON.
+			client.ContentType = runtime.ContentTypeProtobuf
+			client.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 			return part.lead(ctx, client, config, logger)
 		})
 		command.Flags().StringVar(&kubeconfig, "kubeconfig", kubeconfig, "how to reach the API server")

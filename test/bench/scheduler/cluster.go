@@ -16,6 +16,7 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
@@ -64,6 +65,8 @@ func newBench(ctx context.Context, dir, controlplane string, nodes, pods int) (b
 	for range workers {
 		own := rest.CopyConfig(config)
 		own.Dial = (&net.Dialer{}).DialContext // transports are shared by equal configurations
+		// The watch that tells what was decided is to cost the server as little as others.
+		own.ContentType, own.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf
 		client, err := kubernetes.NewForConfig(own)
 		if err != nil {
 			return nil, fmt.Errorf("make client: %w", err)

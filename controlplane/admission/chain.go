@@ -98,6 +98,7 @@ var ordered = []plugin{
 	{name: "DefaultIngressClass", make: newDefaultIngressClass, needs: []schema.GroupResource{ingressClasses}},
 	{name: "PodTopologyLabels", make: newTopologyLabels},
 	{name: "PodResizeValidator", make: newPodResize},
+	{name: "NodeDeclaredFeatureValidator", make: newDeclaredFeatures},
 	// What others bring comes after all of our own but quotas.
 	{name: "MutatingAdmissionPolicy", make: newMutatingPolicies,
 		needs: registrations("mutatingadmissionpolicies", "mutatingadmissionpolicybindings")},

@@ -250,6 +250,35 @@ func TestPodResize(t *testing.T) {
 	}
 }
 
+func TestDeclaredFeatures(t *testing.T) {
+	node := func(name string, features ...string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{DeclaredFeatures: features}}
+	}
+	p := configure(t, newDeclaredFeatures, allow(), node("able", "InPlacePodLevelResourcesVerticalScaling"), node("old")).(*declaredFeatures)
+	pod := func(node, cpu string, generation int64) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", Generation: generation}, Spec: corev1.PodSpec{
+			NodeName: node, Resources: &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}},
+		}}
+	}
+	for _, test := range []struct {
+		name, resource string
+		pod            *corev1.Pod
+		err            string
+	}{
+		{"able", "/pods/resize", pod("able", "2", 2), ""},
+		{"too old", "/pods/resize", pod("old", "2", 2), `pod update requires features InPlacePodLevelResourcesVerticalScaling which are not available on node "old"`},
+		{"nothing asked", "/pods", pod("old", "1", 2), ""},
+		{"unchanged", "/pods", pod("old", "2", 1), ""},
+		{"unbound", "/pods", pod("", "2", 2), ""},
+		{"status", "/pods/status", pod("old", "2", 2), ""},
+		{"gone", "/pods", pod("gone", "2", 2), `node "gone" not found`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			wantError(t, p.Validate(context.Background(), write(admission.Update, anna, test.resource, test.pod, pod(test.pod.Spec.NodeName, "1", 1)), nil), test.err)
+		})
+	}
+}
+
 func TestMergeTolerations(t *testing.T) {
 	for _, test := range []struct {
 		name          string

@@ -236,5 +236,8 @@ func signature(profile *framework.Profile, pod *picture.Pod) string {
 	if len(object.Spec.ResourceClaims) > 0 {
 		text(string(object.UID)) // devices are each claim's own
 	}
+	if asked, err := plugins.FeaturesAsked(object); err == nil && !asked.IsEmpty() {
+		text(asked.String())
+	}
 	return string(b)
 }

@@ -37,12 +37,12 @@ func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *fram
 		if !awaitsRoom(pod, nominated) {
 			message := explain(refusals, remedy)
 			s.note(pod, message)
-			if err := s.setUnschedulable(ctx, pod, message, nominated); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+			if err := s.setNotScheduled(ctx, pod, v1.PodReasonUnschedulable, message, nominated); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 				s.logger.Warn("pod's condition not updated", "pod", pod.Namespace+"/"+pod.Name, "error", err)
 			}
 		}
 		for _, other := range remedy.Cleared {
-			if err := s.clearNomination(ctx, other); err != nil && !apierrors.IsNotFound(err) {
+			if err := s.writeNomination(ctx, other, ""); err != nil && !apierrors.IsNotFound(err) {
 				s.logger.Warn("nomination not cleared", "pod", other.Namespace+"/"+other.Name, "error", err)
 			}
 		}
@@ -100,9 +100,10 @@ func explain(refusals *framework.Refusals, remedy framework.Remedy) string {
 	return message
 }
 
-func (s *scheduler) clearNomination(ctx context.Context, pod *v1.Pod) error {
+// writeNomination puts the node into the pod's status; empty: none.
+func (s *scheduler) writeNomination(ctx context.Context, pod *v1.Pod, node string) error {
 	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID}, "status": map[string]any{"nominatedNodeName": nil},
+		"metadata": map[string]any{"uid": pod.UID}, "status": map[string]any{"nominatedNodeName": orNil(node)},
 	})
 	if err != nil {
 		return fmt.Errorf("marshal nomination: %w", err)
@@ -111,11 +112,19 @@ func (s *scheduler) clearNomination(ctx context.Context, pod *v1.Pod) error {
 	return err
 }
 
-// setUnschedulable writes the PodScheduled condition where it says something
+// orNil is what a patch has for a text that may be empty: nil removes it.
+func orNil(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
+}
+
+// setNotScheduled writes the PodScheduled condition where it says something
 // new.
-func (s *scheduler) setUnschedulable(ctx context.Context, pod *v1.Pod, message, nominated string) error {
+func (s *scheduler) setNotScheduled(ctx context.Context, pod *v1.Pod, reason, message, nominated string) error {
 	condition := v1.PodCondition{
-		Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonUnschedulable, Message: message,
+		Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: reason, Message: message,
 		LastTransitionTime: metav1.NewTime(time.Now()), ObservedGeneration: pod.Generation,
 	}
 	for _, old := range pod.Status.Conditions {
@@ -131,10 +140,7 @@ func (s *scheduler) setUnschedulable(ctx context.Context, pod *v1.Pod, message, 
 	}
 	status := map[string]any{"conditions": []v1.PodCondition{condition}}
 	if pod.Status.NominatedNodeName != nominated {
-		status["nominatedNodeName"] = nominated
-		if nominated == "" {
-			status["nominatedNodeName"] = nil
-		}
+		status["nominatedNodeName"] = orNil(nominated)
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
 	if err != nil {

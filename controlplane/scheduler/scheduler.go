@@ -51,7 +51,6 @@ type scheduler struct {
 
 	mu      sync.Mutex // guards what follows
 	picture *picture.Picture
-	started bool             // the caches were filled once
 	kinds   map[string]*kind // by signature
 	uses    uint64           // of kinds: tells which was used last
 
@@ -93,7 +92,6 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	s.mu.Lock()
-	s.started = true
 	nodes := len(s.picture.Nodes())
 	s.mu.Unlock()
 	s.logger.Info("scheduler started", "profiles", len(s.profiles), "nodes", nodes, "waiting", s.queue.Len())
@@ -151,7 +149,7 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 	if err := s.reserve(profile, pod, node); err != nil {
 		s.unreserve(profile, &assumed)
 		s.mu.Unlock()
-		s.failed(item, &assumed, start, fmt.Errorf("reserve: %w", err))
+		s.failed(ctx, item, &assumed, start, fmt.Errorf("reserve: %w", err))
 		return
 	}
 	s.picture.Assume(pod, &assumed)
@@ -164,16 +162,17 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 	if slow {
 		// It may wait for others for long: it takes a slot only to be bound.
 		s.done.Go(func() {
+			s.announce(ctx, &assumed)
 			if err := s.preBind(ctx, profile, &assumed); err != nil {
-				s.giveUp(profile, item, &assumed, start, err)
+				s.giveUp(ctx, profile, item, &assumed, start, err)
 			} else if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed, start) }) {
-				s.giveUp(profile, item, &assumed, start, ctx.Err())
+				s.giveUp(ctx, profile, item, &assumed, start, ctx.Err())
 			}
 		})
 		return
 	}
 	if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed, start) }) {
-		s.giveUp(profile, item, &assumed, start, ctx.Err())
+		s.giveUp(ctx, profile, item, &assumed, start, ctx.Err())
 	}
 }
 
@@ -204,6 +203,18 @@ func (s *scheduler) preBind(ctx context.Context, profile *framework.Profile, pod
 		}
 	}
 	return nil
+}
+
+// announce tells in the status of a pod where it will go, for a pod that will not
+// be there at once: whoever adds and removes nodes should know. It is no more than
+// a hint, and the binding clears it.
+func (s *scheduler) announce(ctx context.Context, pod *v1.Pod) {
+	if pod.Status.NominatedNodeName == pod.Spec.NodeName {
+		return
+	}
+	if err := s.writeNomination(ctx, pod, pod.Spec.NodeName); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		s.logger.Warn("nomination not written", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+	}
 }
 
 // detach runs f off the critical path, once there is a slot for it; false: ctx
@@ -241,10 +252,10 @@ func (s *scheduler) nominate(pod *picture.Pod, remedy framework.Remedy) string {
 
 // bind carries out what schedule decided; on failure the pod waits again.
 func (s *scheduler) bind(ctx context.Context, profile *framework.Profile, item *queue.Item, pod *v1.Pod, start time.Time) {
-	ctx, cancel := context.WithTimeout(ctx, bindTimeout)
+	binding, cancel := context.WithTimeout(ctx, bindTimeout)
 	defer cancel()
 	node := pod.Spec.NodeName
-	err := s.runBind(ctx, profile, pod, node)
+	err := s.runBind(binding, profile, pod, node)
 	if err == nil {
 		s.metrics[profile.Name].Attempt(metrics.Scheduled, start)
 		metrics.Bound(item.Attempts, item.Since)
@@ -257,22 +268,22 @@ func (s *scheduler) bind(ctx context.Context, profile *framework.Profile, item *
 		s.metrics[profile.Name].Point(metrics.PostBind, metrics.Scheduled, begun)
 		return
 	}
-	s.giveUp(profile, item, pod, start, err)
+	s.giveUp(ctx, profile, item, pod, start, err)
 }
 
 // giveUp frees what a pod took that was not bound after all.
-func (s *scheduler) giveUp(profile *framework.Profile, item *queue.Item, pod *v1.Pod, start time.Time, err error) {
+func (s *scheduler) giveUp(ctx context.Context, profile *framework.Profile, item *queue.Item, pod *v1.Pod, start time.Time, err error) {
 	s.mu.Lock()
 	s.unreserve(profile, pod)
 	// Unless the informer has meanwhile confirmed it.
 	s.picture.RemoveAssumed(pod)
 	s.mu.Unlock()
 	s.queue.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod})
-	s.failed(item, pod, start, err)
+	s.failed(ctx, item, pod, start, err)
 }
 
 // failed has a pod tried again that was to go to a node and did not get there.
-func (s *scheduler) failed(item *queue.Item, pod *v1.Pod, start time.Time, err error) {
+func (s *scheduler) failed(ctx context.Context, item *queue.Item, pod *v1.Pod, start time.Time, err error) {
 	s.metrics[pod.Spec.SchedulerName].Attempt(metrics.Failed, start)
 	log := s.logger.With("pod", pod.Namespace+"/"+pod.Name, "node", pod.Spec.NodeName, "error", err)
 	switch {
@@ -283,7 +294,17 @@ func (s *scheduler) failed(item *queue.Item, pod *v1.Pod, start time.Time, err e
 		log.Info("binding refused")
 	default:
 		log.Warn("binding failed, will try again")
-		s.note(item.Pod, err.Error())
+		refused := *item.Pod
+		refused.Status.NominatedNodeName = pod.Spec.NodeName // perhaps: it may have been announced
+		s.done.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, bindTimeout)
+			defer cancel()
+			s.note(&refused, err.Error())
+			err := s.setNotScheduled(ctx, &refused, v1.PodReasonSchedulerError, err.Error(), "")
+			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+				log.Warn("pod's condition not updated", "cause", err)
+			}
+		})
 	}
 	s.queue.Park(item, nil, nil)
 }

@@ -98,6 +98,15 @@ func TestFilter(t *testing.T) {
 			name: "spread", nodes: []*v1.Node{node("a"), node("b")}, bound: []*v1.Pod{newPod("x", spreadOver, on("a"))}, pod: newPod("p", spreadOver), fits: "b",
 		},
 		{
+			name: "declared features", fits: "b",
+			nodes: []*v1.Node{node("a"), node("b", func(n *v1.Node) { n.Status.DeclaredFeatures = []string{"RestartAllContainersOnContainerExits"} })},
+			pod:   newPod("p", restartsAll),
+		},
+		{
+			name: "missing features", nodes: []*v1.Node{node("a")}, pod: newPod("p", restartsAll),
+			says: "0/1 nodes are available: 1 node(s) didn't match Pod's required features. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+		},
+		{
 			name: "all reasons", nodes: []*v1.Node{node("a", tainted), node("b", tainted), node("c")}, pod: newPod("p", requests("1", "5Gi")),
 			says: "0/3 nodes are available: 1 Insufficient memory, 2 node(s) had untolerated taint(s). preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.",
 		},
@@ -125,6 +134,11 @@ func TestFilter(t *testing.T) {
 			}
 		})
 	}
+}
+
+// restartsAll makes a pod ask for a feature that nodes have to declare.
+func restartsAll(p *v1.Pod) {
+	p.Spec.Containers[0].RestartPolicyRules = []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers}}
 }
 
 // fakeCluster is a fake clientset that carries out bindings.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -104,6 +105,9 @@ func (s *scheduler) nodeChanged(old, node *v1.Node) {
 		if old.Spec.Unschedulable != node.Spec.Unschedulable || !equality.Semantic.DeepEqual(old.Spec.Taints, node.Spec.Taints) {
 			kinds |= framework.NodeTaintsChanged
 		}
+		if !slices.Equal(old.Status.DeclaredFeatures, node.Status.DeclaredFeatures) {
+			kinds |= framework.NodeFeaturesChanged
+		}
 	}
 	if kinds != 0 {
 		s.queue.Notify(framework.Event{Kind: kinds, Node: node})
@@ -123,7 +127,7 @@ func (s *scheduler) podChanged(old, pod *v1.Pod) {
 		s.podGone(old) // and another of its name came, while nobody watched
 	}
 	if pod.Spec.NodeName == "" {
-		s.waits(pod)
+		s.waits(old, pod)
 		return
 	}
 	s.queue.Delete(pod.UID)
@@ -144,7 +148,7 @@ func (s *scheduler) podChanged(old, pod *v1.Pod) {
 }
 
 // waits takes note of a pod without a node.
-func (s *scheduler) waits(pod *v1.Pod) {
+func (s *scheduler) waits(old, pod *v1.Pod) {
 	switch {
 	case s.profiles[pod.Spec.SchedulerName] == nil:
 		return
@@ -157,14 +161,34 @@ func (s *scheduler) waits(pod *v1.Pod) {
 	}
 	s.mu.Lock()
 	_, assumed := s.picture.HasPod(pod.UID)
-	// A scheduler before this one may have made room for it.
-	if node := pod.Status.NominatedNodeName; node != "" && !assumed && s.picture.NominatedTo(pod.UID) == "" && !s.started {
-		s.picture.Nominate(picture.NewPod(pod), node)
-	}
+	freed := !assumed && s.followNomination(old, pod)
 	s.mu.Unlock()
+	if freed {
+		s.queue.Notify(framework.Event{Kind: framework.PodRemoved})
+	}
 	if !assumed && !awaitsClaims(pod) {
 		s.queue.Add(pod)
 	}
+}
+
+// followNomination has room kept for a pod where its status says so since this
+// change: a scheduler before this one may have written it, or somebody else who
+// makes room, as autoscalers do. It tells whether room elsewhere is free now.
+// What this scheduler wrote itself comes by here too, and says nothing new. The
+// picture is locked.
+func (s *scheduler) followNomination(old, pod *v1.Pod) (freed bool) {
+	was, node, kept := "", pod.Status.NominatedNodeName, s.picture.NominatedTo(pod.UID)
+	if old != nil {
+		was = old.Status.NominatedNodeName
+	}
+	if node == was || node == kept {
+		return false
+	}
+	s.picture.Unnominate(pod.UID)
+	if node != "" {
+		s.picture.Nominate(picture.NewPod(pod), node)
+	}
+	return kept != ""
 }
 
 func (s *scheduler) podGone(pod *v1.Pod) {

@@ -29,11 +29,12 @@ const (
 	DeviceClaimChanged
 	DevicesFreed   // by a claim
 	DevicesChanged // a slice or a class of devices came or changed
+	NodeFeaturesChanged
 
 	// Anything stands for an event of any kind.
 	Anything = NodeAdded | NodeAllocatableChanged | NodeLabelsChanged | NodeTaintsChanged | PodRemoved | PodAdded | Surroundings |
 		ClaimChanged | VolumeChanged | ClassChanged | CSINodeChanged | CapacityChanged | AttachmentRemoved |
-		DeviceClaimChanged | DevicesFreed | DevicesChanged
+		DeviceClaimChanged | DevicesFreed | DevicesChanged | NodeFeaturesChanged
 )
 
 // Event is one change. Node, Pod and the claims are what changed, as it is now;
@@ -52,7 +53,7 @@ var names = []string{
 	"NodeAdd", "NodeUpdateNodeAllocatable", "NodeUpdateNodeLabel", "NodeUpdateNodeTaint", "AssignedPodDelete", "AssignedPodAdd", "NamespaceUpdate",
 	"PersistentVolumeClaimUpdate", "PersistentVolumeUpdate", "storage.k8s.io/StorageClassUpdate", "storage.k8s.io/CSINodeUpdate",
 	"storage.k8s.io/CSIStorageCapacityUpdate", "storage.k8s.io/VolumeAttachmentDelete", "resource.k8s.io/ResourceClaimUpdate",
-	"resource.k8s.io/ResourceClaimUpdate", "resource.k8s.io/ResourceSliceUpdate",
+	"resource.k8s.io/ResourceClaimUpdate", "resource.k8s.io/ResourceSliceUpdate", "NodeUpdateNodeDeclaredFeature",
 }
 
 // String names the first of the kinds.

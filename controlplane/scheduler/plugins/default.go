@@ -15,7 +15,7 @@ func Default(client kubernetes.Interface) *framework.Profile {
 		QueueSort: PrioritySort{},
 		Filters: []framework.FilterPlugin{
 			NodeUnschedulable{}, NodeName{}, TaintToleration{}, NodeAffinity{}, NodePorts{}, NodeResourcesFit{},
-			VolumeRestrictions{}, NodeVolumeLimits{}, volumes, VolumeZone{},
+			VolumeRestrictions{}, NodeVolumeLimits{}, volumes, VolumeZone{}, NodeDeclaredFeatures{},
 			PodTopologySpread{}, InterPodAffinity{}, devices,
 		},
 		PostFilters: []framework.PostFilterPlugin{devices, DefaultPreemption{Client: client}},

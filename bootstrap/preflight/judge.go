@@ -215,9 +215,9 @@ func (j *judge) resources(h inventory.Host, f hostop.Facts) {
 
 // programs asks for those that nodes run and that are not brought along.
 func (j *judge) programs(h inventory.Host, f hostop.Facts) {
-	if h.IsNode() && !f.IPTables {
-		j.find(Programs, Error, "install it: apt-get install iptables, dnf install iptables-nft, zypper install iptables",
-			"lacks iptables, which the pod network and host ports need")
+	if h.IsNode() && !f.IPTables && j.Inventory.Cluster.ServiceProxy.Mode == hostconfig.ProxyIptables {
+		j.find(Programs, Error, "install it (apt-get install iptables, dnf install iptables-nft, zypper install iptables), or leave serviceProxy.mode to auto",
+			"lacks iptables, which the inventory has services need")
 	}
 }
 

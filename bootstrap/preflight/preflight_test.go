@@ -76,7 +76,11 @@ func TestJudge(t *testing.T) {
 		{"cgroup v1", change("w1", func(f *hostop.Facts) { f.Cgroup.Version = 1 }), ""},
 		{"controllers", change("w1", func(f *hostop.Facts) { f.Cgroup.Controllers = []string{"cpu"} }),
 			"error: w1: its cgroups lack memory, pids (cgroup); enable them on the kernel's command line (cgroup_enable=…)"},
-		{"programs", change("w1", func(f *hostop.Facts) { f.IPTables = false }), "error: w1: lacks iptables, which the pod network and host ports need (programs);"},
+		{"no iptables", change("w1", func(f *hostop.Facts) { f.IPTables = false }), ""},
+		{"no iptables for services", func(in *Input) {
+			in.Inventory.Cluster.ServiceProxy.Mode = hostconfig.ProxyIptables
+			change("w1", func(f *hostop.Facts) { f.IPTables = false })(in)
+		}, "error: w1: lacks iptables, which the inventory has services need (programs);"},
 		{"modules", change("w1", func(f *hostop.Facts) { f.ModulesAbsent = []string{"vxlan"} }), "error: w1: its kernel lacks vxlan (modules);"},
 		{"memory of a control plane", change("cp1", func(f *hostop.Facts) { f.Memory = 512 * mib }), "error: cp1: has 512 MiB of memory, and needs 900 MiB (memory); give it more"},
 		{"memory of a worker", change("w1", func(f *hostop.Facts) { f.Memory = 512 * mib }), ""},
@@ -162,7 +166,7 @@ func TestAllAtOnce(t *testing.T) {
 	for _, f := range Judge(in) {
 		names = append(names, string(f.Severity)+" "+f.Name)
 	}
-	want := "[error arch error root error init error cgroup error memory error programs error hostname warning os warning cpu]"
+	want := "[error arch error root error init error cgroup error memory error hostname warning os warning cpu]"
 	if got := fmt.Sprint(names); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -144,6 +144,11 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 			Log: logger.With("part", "announce"),
 		})
 	})
+	hostPorts := network.NewHostPorts(logger.With("part", "network"))
+	start("host ports", func() error {
+		hostPorts.Run(ctx)
+		return nil
+	})
 	gate := policy.NewGate()
 	start("network policies", func() error {
 		return policy.Run(ctx, policy.Config{Client: client, Own: own.Core().V1().Pods().Informer(), Gate: gate, Log: logger.With("part", "policy")})
@@ -231,7 +236,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Synced: []cache.InformerSynced{core.Services().Informer().HasSynced},
 		Tokens: tokens, Drivers: storage,
 		Recorder: recorder, Metrics: counters, Logger: logger.With("part", "pods"),
-		Node: self.Current, NetworkReady: self.NetworkReady, Guard: gate.Pass,
+		Node: self.Current, NetworkReady: self.NetworkReady, Guard: gate.Pass, HostPorts: hostPorts,
 	})
 	claimed := stats.NewVolumes(agent.Volumes.Claimed)
 	gatherers := shownMetrics(counters, agent, claimed, cri, logger.With("part", "metrics"))

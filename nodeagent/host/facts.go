@@ -27,9 +27,8 @@ var units = []string{hostconfig.UnitNodeAgent, hostconfig.UnitControlPlane, host
 // unitDirectories are where services of others are installed.
 var unitDirectories = []string{hostconfig.UnitDir, "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
 
-// modules are the kernel modules a node uses, each with the names any one of
-// which will do.
-var modules = [][]string{{"overlay"}, {"br_netfilter"}, {"vxlan"}, {"veth"}, {"bridge"}, {"nf_conntrack"}, {"nf_tables", "ip_tables"}}
+// modules are the kernel modules a node uses.
+var modules = []string{"overlay", "br_netfilter", "vxlan", "veth", "bridge", "nf_conntrack", "nf_tables"}
 
 // Facts gathers what the host says of itself. Nothing is changed and nothing is
 // waited for.
@@ -265,11 +264,9 @@ func (h *Hand) modulesAbsent(kernel string) []string {
 		return absent
 	}
 	files := strings.ReplaceAll(loadable+builtin, "-", "_")
-	for _, names := range modules {
-		if !slices.ContainsFunc(names, func(name string) bool {
-			return loaded[name] || h.exists("/sys/module/"+name) || strings.Contains(files, "/"+name+".ko")
-		}) {
-			absent = append(absent, names[0])
+	for _, name := range modules {
+		if !loaded[name] && !h.exists("/sys/module/"+name) && !strings.Contains(files, "/"+name+".ko") {
+			absent = append(absent, name)
 		}
 	}
 	return absent

@@ -36,12 +36,6 @@ type (
 	subnet struct {
 		Subnet string `json:"subnet"`
 	}
-	portmapPlugin struct {
-		Type         string          `json:"type"`
-		Capabilities map[string]bool `json:"capabilities"`
-		SNAT         bool            `json:"snat"`
-		Backend      string          `json:"backend"`
-	}
 )
 
 // renderConflist is the configuration for pods with an address in each of cidrs.
@@ -67,12 +61,6 @@ func renderConflist(cidrs []netip.Prefix, mtu int) ([]byte, error) {
 					DataDir: hostconfig.RunDir + "/cni",
 					Ranges:  ranges,
 				},
-			},
-			portmapPlugin{
-				Type:         "portmap",
-				Capabilities: map[string]bool{"portMappings": true},
-				SNAT:         true,
-				Backend:      "iptables",
 			},
 		},
 	}, "", "  ")

@@ -51,8 +51,8 @@ const (
 // Run keeps the node's part of the pod network as the cluster's nodes ask,
 // until ctx ends; then it returns nil and leaves the network working. The CNI
 // configuration appears as soon as this node has a pod CIDR. What fails is
-// logged and tried again; the error that Run returns is about the host itself
-// and will not go away: it lacks a program.
+// logged and tried again; the error that Run returns is about the configuration
+// and will not go away.
 func Run(ctx context.Context, config Config) error {
 	changed := make(chan struct{}, 1)
 	wake := func() {
@@ -78,7 +78,7 @@ func Run(ctx context.Context, config Config) error {
 	if err := watchRoutes(ctx.Done(), wake); err != nil {
 		return err
 	}
-	rules := map[family]*rules{}
+	filters := map[family]*rules{}
 	services := map[family]netip.Prefix{}
 	pods, err := hostconfig.ParseNetworks(config.Agent.Cluster.PodCIDR)
 	if err != nil {
@@ -86,9 +86,7 @@ func Run(ctx context.Context, config Config) error {
 	}
 	for _, network := range pods {
 		f := familyOf(network.Addr())
-		if rules[f], err = newRules(f, network); err != nil {
-			return err
-		}
+		filters[f] = &rules{family: f, pods: network}
 	}
 	if ranges, err := hostconfig.ParseNetworks(config.Agent.Cluster.ServiceCIDR); err == nil {
 		for _, network := range ranges {
@@ -107,7 +105,7 @@ func Run(ctx context.Context, config Config) error {
 			}
 		}()
 	}
-	keeper := &keeper{config: config, rules: rules, services: services}
+	keeper := &keeper{config: config, rules: filters, services: services}
 	var retry time.Duration
 	for {
 		wait := resync

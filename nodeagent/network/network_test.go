@@ -145,8 +145,8 @@ func TestConflist(t *testing.T) {
 	if err := json.Unmarshal(raw, &got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Plugins) != 2 || got.Plugins[0]["bridge"] != "cctl0" || got.Plugins[0]["mtu"] != 1450.0 ||
-		got.Plugins[0]["hairpinMode"] != true || got.Plugins[1]["type"] != "portmap" {
+	if len(got.Plugins) != 1 || got.Plugins[0]["bridge"] != "cctl0" || got.Plugins[0]["mtu"] != 1450.0 ||
+		got.Plugins[0]["hairpinMode"] != true {
 		t.Errorf("got %s", raw)
 	}
 	if err := json.Unmarshal(raw, &addresses); err != nil {
@@ -518,12 +518,46 @@ func TestRules(t *testing.T) {
 }
 
 func testRules(t *testing.T, pods, cidr netip.Prefix) {
-	r, err := newRules(familyOf(pods.Addr()), pods)
-	if err != nil {
+	f := familyOf(pods.Addr())
+	if err := masquerade(f, pods, cidr); err != nil {
+		t.Skipf("no nftables here: %v", err)
+	}
+	r := &rules{family: f, pods: pods}
+	if err := r.find(); err != nil || r.tables == nil {
 		t.Skipf("no iptables here: %v", err)
 	}
 	if _, err := r.tables.List("nat", "POSTROUTING"); err != nil {
 		t.Skipf("the kernel has no NAT: %v", err)
+	}
+	// What an earlier version left, and what others have of the same plugin.
+	comment := func(network string) []string {
+		return []string{"-m", "comment", "--comment", `dnat name: "` + network + `" id: "1"`}
+	}
+	for _, rule := range [][]string{
+		{"nat", chainMasquerade, "-j", "MASQUERADE"},
+		{"nat", "POSTROUTING", "-j", chainMasquerade},
+		{"nat", "CNI-DN-ours", "-j", "RETURN"},
+		{"nat", "CNI-DN-others", "-j", "RETURN"},
+		append(append([]string{"nat", portmapDNAT, "-p", "tcp"}, comment("clusterctl")...), "-j", "CNI-DN-ours"),
+		append(append([]string{"nat", portmapDNAT, "-p", "tcp"}, comment("others")...), "-j", "CNI-DN-others"),
+		{"nat", "PREROUTING", "-m", "addrtype", "--dst-type", "LOCAL", "-j", portmapDNAT},
+	} {
+		if ok, err := r.tables.ChainExists(rule[0], rule[1]); err != nil || !ok {
+			if err := r.tables.NewChain(rule[0], rule[1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.tables.Append(rule[0], rule[1], rule[2:]...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	chains := func(table string) string {
+		t.Helper()
+		list, err := r.tables.ListChains(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(list, " ")
 	}
 	for range 2 { // the second time, nothing is doubled
 		if err := r.reconcile(cidr); err != nil {
@@ -547,7 +581,7 @@ func testRules(t *testing.T, pods, cidr netip.Prefix) {
 	}
 	check("filter", ChainForward, forward...)
 	check("filter", "FORWARD", "-A FORWARD -j CCTL-FORWARD")
-	check("nat", "POSTROUTING", "-A POSTROUTING -j CCTL-MASQUERADE")
+	check("nat", "POSTROUTING")
 	if err := r.tables.Delete("filter", ChainForward, "-s", pods.String(), "-j", "ACCEPT"); err != nil {
 		t.Fatal(err)
 	}
@@ -556,38 +590,40 @@ func testRules(t *testing.T, pods, cidr netip.Prefix) {
 	}
 	check("filter", ChainForward, forward...)
 
-	// What the service proxy adds, and what the portmap plugin leaves.
-	for _, rule := range [][]string{
-		{"filter", "INPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", ChainReject},
-		{"nat", "PREROUTING", "-m", "addrtype", "--dst-type", "LOCAL", "-j", "CNI-HOSTPORT-DNAT"},
-	} {
-		if rule[0] == "nat" {
-			if err := r.tables.NewChain("nat", "CNI-HOSTPORT-DNAT"); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := r.tables.Append(rule[0], rule[1], rule[2:]...); err != nil {
+	ports := NewHostPorts(silent)
+	if err := ports.Restore(nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := chains("nat"); strings.Contains(got, "ours") || !strings.Contains(got, "others") {
+		t.Errorf("of another version's port maps, there are %s", got)
+	}
+	if err := r.tables.Delete("nat", portmapDNAT, append(append([]string{"-p", "tcp"}, comment("others")...), "-j", "CNI-DN-others")...); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tables.ClearAndDeleteChain("nat", "CNI-DN-others"); err != nil {
+		t.Fatal(err)
+	}
+	// What the service proxy adds.
+	if err := r.tables.Append("filter", "INPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", ChainReject); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time, there is nothing to remove
+		if err := removeRules(silent); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if err := removeRules(silent); err != nil {
-		t.Fatal(err)
 	}
 	check("filter", "INPUT")
 	check("nat", "PREROUTING")
 	check("filter", "FORWARD")
-	check("nat", "POSTROUTING")
 	for _, table := range []string{"filter", "nat"} {
-		chains, err := r.tables.ListChains(table)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if text := strings.Join(chains, " "); strings.Contains(text, "CCTL") || strings.Contains(text, "CNI") {
-			t.Errorf("table %s still has %v", table, chains)
+		if got := chains(table); strings.Contains(got, "CCTL") || strings.Contains(got, "CNI") {
+			t.Errorf("table %s still has %s", table, got)
 		}
 	}
-	if err := removeRules(silent); err != nil {
-		t.Errorf("second removal: %v", err)
+	for _, name := range []string{tableNetwork, tableHostPorts} {
+		if exists, err := tableExists(f.table(name)); err != nil || exists {
+			t.Errorf("table %s is still there (%v)", name, err)
+		}
 	}
 }
 

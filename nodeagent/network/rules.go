@@ -5,45 +5,52 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 
 	"github.com/coreos/go-iptables/iptables"
 )
 
-// Chains of ours. ChainForward passes ChainReject first.
-const (
-	chainMasquerade = "CCTL-MASQUERADE" // nat: what pods send out of the cluster
-	ChainForward    = "CCTL-FORWARD"    // filter: pods' packets may pass
-)
+// ChainForward is a chain of ours in the filter table of iptables: pods' packets
+// may pass. It passes ChainReject first.
+const ChainForward = "CCTL-FORWARD"
 
 // ChainReject is filled by the service proxy: packets to services without
 // endpoints. It has to be passed before anything is accepted.
 const ChainReject = "CCTL-REJECT"
 
-// What is never masqueraded.
-var multicast = map[family]string{ipv4: "224.0.0.0/4", ipv6: "ff00::/8"}
-
 // The programs that speak to the packet filter.
 var programs = map[family]string{ipv4: "iptables", ipv6: "ip6tables"}
+
+// chainMasquerade was ours in iptables' nat table before nftables did its work.
+const chainMasquerade = "CCTL-MASQUERADE"
 
 // rules keeps the packet filter's part of the pod network, for one family.
 type rules struct {
 	family family
-	pods   netip.Prefix // of the whole cluster
-	tables *iptables.IPTables
+	pods   netip.Prefix       // of the whole cluster
+	tables *iptables.IPTables // nil while the host has no such program
 }
 
-func newRules(f family, pods netip.Prefix) (*rules, error) {
+// find looks for the program iptables: it may come while we run.
+func (r *rules) find() error {
+	if r.tables != nil {
+		return nil
+	}
 	protocol := iptables.ProtocolIPv4
-	if f == ipv6 {
+	if r.family == ipv6 {
 		protocol = iptables.ProtocolIPv6
 	}
 	tables, err := iptables.New(iptables.Timeout(10), iptables.IPFamily(protocol))
-	if err != nil {
-		return nil, fmt.Errorf("the pod network needs the program %s: %w", programs[f], err)
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil
 	}
-	return &rules{family: f, pods: pods, tables: tables}, nil
+	if err != nil {
+		return fmt.Errorf("use the program %s: %w", programs[r.family], err)
+	}
+	r.tables = tables
+	return nil
 }
 
 // chain is one of our chains: its rules, and where it is jumped to from.
@@ -52,30 +59,25 @@ type chain struct {
 	rules             [][]string
 }
 
-// chains are what they have to be for a node with that CIDR.
-func (r *rules) chains(cidr netip.Prefix) []chain {
+// forward is what the chain has to be.
+func (r *rules) forward() chain {
 	cluster := r.pods.String()
-	masquerade := []string{"-s", cidr.String(), "-j", "MASQUERADE"}
-	if r.tables.HasRandomFully() {
-		masquerade = append(masquerade, "--random-fully")
-	}
-	return []chain{
-		{"filter", ChainForward, "FORWARD", [][]string{
-			{"-j", ChainReject},
-			{"-s", cluster, "-j", "ACCEPT"},
-			{"-d", cluster, "-j", "ACCEPT"},
-		}},
-		{"nat", chainMasquerade, "POSTROUTING", [][]string{
-			{"-d", cluster, "-j", "RETURN"},
-			{"-d", multicast[r.family], "-j", "RETURN"},
-			masquerade,
-		}},
-	}
+	return chain{"filter", ChainForward, "FORWARD", [][]string{
+		{"-j", ChainReject},
+		{"-s", cluster, "-j", "ACCEPT"},
+		{"-d", cluster, "-j", "ACCEPT"},
+	}}
 }
 
-// reconcile makes the chains what they have to be. A chain that differs is
-// emptied and filled again.
+// reconcile makes the rules what they have to be for a node with that CIDR. In
+// iptables, a chain that differs is emptied and filled again.
 func (r *rules) reconcile(cidr netip.Prefix) error {
+	if err := masquerade(r.family, r.pods, cidr); err != nil {
+		return err
+	}
+	if err := r.find(); err != nil || r.tables == nil {
+		return err
+	}
 	if ok, err := r.tables.ChainExists("filter", ChainReject); err != nil {
 		return fmt.Errorf("find chain %s: %w", ChainReject, err)
 	} else if !ok {
@@ -83,12 +85,10 @@ func (r *rules) reconcile(cidr netip.Prefix) error {
 			return fmt.Errorf("make chain %s: %w", ChainReject, err)
 		}
 	}
-	for _, c := range r.chains(cidr) {
-		if err := r.reconcileChain(c); err != nil {
-			return fmt.Errorf("reconcile chain %s: %w", c.name, err)
-		}
+	if err := r.reconcileChain(r.forward()); err != nil {
+		return fmt.Errorf("reconcile chain %s: %w", ChainForward, err)
 	}
-	return nil
+	return r.removeMasquerade()
 }
 
 func (r *rules) reconcileChain(c chain) error {
@@ -127,14 +127,20 @@ func (r *rules) same(c chain) (bool, error) {
 	return true, nil
 }
 
-// removeRules removes our chains, and those that the portmap plugin leaves
-// behind when nothing is mapped any more.
+// removeMasquerade removes the chain that was ours in an earlier version. A
+// kernel that has no such table, or loads it only for those who ask, has none.
+func (r *rules) removeMasquerade() error {
+	return r.removeChain("nat", chainMasquerade, "POSTROUTING")
+}
+
+// removeRules removes our chains, and those that the portmap plugin of an earlier
+// version left.
 func removeRules(log *slog.Logger) error {
-	var errs []error
+	errs := []error{removeTables(log)}
 	for _, f := range families {
-		r, err := newRules(f, netip.Prefix{})
-		if err != nil || f == ipv6 && !hasIPv6() {
-			log.Debug("no rules of this family", "program", programs[f], "err", err)
+		r := &rules{family: f}
+		if err := r.find(); err != nil || r.tables == nil || f == ipv6 && !hasIPv6() {
+			log.Debug("no iptables of this family", "program", programs[f], "err", err)
 			continue
 		}
 		errs = append(errs, r.remove())
@@ -143,10 +149,7 @@ func removeRules(log *slog.Logger) error {
 }
 
 func (r *rules) remove() error {
-	var errs []error
-	for _, c := range r.chains(netip.Prefix{}) {
-		errs = append(errs, r.removeChain(c.table, c.name, c.from))
-	}
+	errs := []error{r.removeMasquerade(), r.removeChain("filter", ChainForward, "FORWARD")}
 	// The service proxy's jumps to it, should its rules still be there.
 	for _, parent := range []string{"INPUT", "FORWARD", "OUTPUT"} {
 		errs = append(errs, r.removeJumps("filter", parent, ChainReject))
@@ -175,31 +178,75 @@ func (r *rules) removeChain(table, name string, from ...string) error {
 	return nil
 }
 
-// removePortMaps removes portmap's own chains if they serve nobody.
+// Chains of the portmap plugin, which mapped host ports in an earlier version.
+const (
+	portmapDNAT       = "CNI-HOSTPORT-DNAT"
+	portmapMasquerade = "CNI-HOSTPORT-MASQ"
+	portmapMark       = "CNI-HOSTPORT-SETMARK"
+)
+
+// portmapOurs is in the comments of rules that it made for our pods: others may use
+// it too.
+const portmapOurs = `name: \"clusterctl\"`
+
+// withPortMaps returns the rules of the families in which portmap has chains.
+func withPortMaps(log *slog.Logger) []*rules {
+	var found []*rules
+	for _, f := range families {
+		r := &rules{family: f}
+		if err := r.find(); err != nil || r.tables == nil || f == ipv6 && !hasIPv6() {
+			log.Debug("no iptables of this family", "program", programs[f], "err", err)
+			continue
+		}
+		if exists, err := r.tables.ChainExists("nat", portmapDNAT); err != nil {
+			log.Debug("iptables has no such table", "program", programs[f], "err", err)
+		} else if exists {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// removePortMaps removes what portmap mapped for our pods, and its own chains if
+// they serve nobody then.
 func (r *rules) removePortMaps() error {
-	const dnat, masquerade, mark = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"
 	chains, err := r.tables.ListChains("nat")
 	if err != nil {
 		return fmt.Errorf("list chains: %w", err)
 	}
-	if slices.Contains(chains, dnat) {
-		mapped, err := r.tables.List("nat", dnat)
+	if slices.Contains(chains, portmapDNAT) {
+		mapped, err := r.tables.List("nat", portmapDNAT)
 		if err != nil {
 			return fmt.Errorf("list port maps: %w", err)
 		}
-		if len(mapped) > 1 {
+		others := false
+		for id := len(mapped) - 1; id > 0; id-- { // the first line is the chain
+			if !strings.Contains(mapped[id], portmapOurs) {
+				others = true
+				continue
+			}
+			if err := r.tables.DeleteById("nat", portmapDNAT, id); err != nil {
+				return fmt.Errorf("remove port map: %w", err)
+			}
+			if chain := mapped[id][strings.LastIndex(mapped[id], " ")+1:]; slices.Contains(chains, chain) {
+				if err := r.tables.ClearAndDeleteChain("nat", chain); err != nil {
+					return fmt.Errorf("remove port map's chain: %w", err)
+				}
+			}
+		}
+		if others {
 			return nil
 		}
 	}
 	jumps := []struct{ parent, chain string }{
-		{"PREROUTING", dnat}, {"OUTPUT", dnat}, {"POSTROUTING", masquerade},
+		{"PREROUTING", portmapDNAT}, {"OUTPUT", portmapDNAT}, {"POSTROUTING", portmapMasquerade},
 	}
 	for _, jump := range jumps {
 		if err := r.removeJumps("nat", jump.parent, jump.chain); err != nil {
 			return err
 		}
 	}
-	for _, chain := range []string{dnat, masquerade, mark} {
+	for _, chain := range []string{portmapDNAT, portmapMasquerade, portmapMark} {
 		if slices.Contains(chains, chain) {
 			if err := r.tables.ClearAndDeleteChain("nat", chain); err != nil {
 				return fmt.Errorf("remove chain %s: %w", chain, err)

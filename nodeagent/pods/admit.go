@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"fmt"
 
 	v1 "k8s.io/api/core/v1"
@@ -109,7 +110,7 @@ func hostPorts(pod *v1.Pod) []string {
 		for i := range list {
 			for _, p := range list[i].Ports {
 				if p.HostPort != 0 {
-					ports = append(ports, fmt.Sprintf("%s/%s:%d", protocol(p.Protocol), p.HostIP, p.HostPort))
+					ports = append(ports, fmt.Sprintf("%s/%s:%d", cmp.Or(p.Protocol, v1.ProtocolTCP), p.HostIP, p.HostPort))
 				}
 			}
 		}

@@ -25,6 +25,7 @@ import (
 	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/metrics"
+	"clusterctl/nodeagent/network"
 	"clusterctl/nodeagent/objects"
 	"clusterctl/nodeagent/probes"
 	"clusterctl/nodeagent/runtime"
@@ -61,6 +62,12 @@ type Devices interface {
 	Watch(wake func(types.UID))                        // tells of pods whose devices' health may have changed
 }
 
+// HostPorts leads packets to ports of the host to pods; network.HostPorts does.
+type HostPorts interface {
+	Restore(pods map[types.UID][]network.PortMapping) error
+	Set(pod types.UID, ports []network.PortMapping) error
+}
+
 // Config is what the agent's pods need from their surroundings.
 type Config struct {
 	StateDir       string          // volumes and checkpoints of pods
@@ -90,6 +97,8 @@ type Config struct {
 	// Guard returns once a pod with these addresses may send and receive
 	// packets; nil: at once.
 	Guard func(context.Context, *v1.Pod) error
+	// HostPorts maps ports of the host to pods; nil: nobody does.
+	HostPorts HostPorts
 }
 
 // Agent runs the pods of this host. Its exported methods are safe for
@@ -169,6 +178,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil // ended before anything was known
 	}
 	a.remember()
+	a.restoreHostPorts()
 	registration, err := a.Config.Pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { a.upsert(o.(*v1.Pod)) },
 		UpdateFunc: func(_, o any) { a.upsert(o.(*v1.Pod)) },

@@ -66,20 +66,6 @@ func (a *Agent) sandboxConfig(ctx context.Context, pod *v1.Pod, attempt uint32) 
 			}
 		}
 	}
-	seen := map[string]bool{}
-	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			for _, p := range list[i].Ports {
-				key := fmt.Sprintf("%s:%s:%d", p.HostIP, p.Protocol, p.HostPort)
-				if pod.Spec.HostNetwork || p.HostPort == 0 || seen[key] {
-					continue
-				}
-				seen[key] = true
-				config.PortMappings = append(config.PortMappings, &criv1.PortMapping{
-					Protocol: protocol(p.Protocol), ContainerPort: p.ContainerPort, HostPort: p.HostPort, HostIp: p.HostIP})
-			}
-		}
-	}
 	return config, nil
 }
 
@@ -109,14 +95,4 @@ func anyPrivileged(pod *v1.Pod) bool {
 		}
 	}
 	return false
-}
-
-func protocol(p v1.Protocol) criv1.Protocol {
-	switch p {
-	case v1.ProtocolUDP:
-		return criv1.Protocol_UDP
-	case v1.ProtocolSCTP:
-		return criv1.Protocol_SCTP
-	}
-	return criv1.Protocol_TCP
 }

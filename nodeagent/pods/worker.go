@@ -248,6 +248,7 @@ func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 	w.watchProbes(s)
 	w.judgeEnd(s)
 	w.negotiate(s)
+	unmapped := w.mapHostPorts(s)
 	plan := Decide(s)
 	if plan.Purged {
 		w.agent.ledger.release(w.uid)
@@ -262,6 +263,10 @@ func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 		next = now.Add(time.Hour)
 	}
 	for _, action := range plan.Actions {
+		if unmapped != nil && action.Verb == Start {
+			next = earlier(next, now.Add(2*time.Second))
+			continue
+		}
 		w.begin(acting, s, action)
 	}
 	if at := w.refreshAt(s); !at.IsZero() {

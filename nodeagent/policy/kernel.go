@@ -11,7 +11,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-	corev1 "k8s.io/api/core/v1"
+
+	"clusterctl/nodeagent/network"
 )
 
 // tableName is the table of ours; nobody else writes to it.
@@ -325,7 +326,7 @@ func (t *transaction) match(egress bool, r rule) []expr.Any {
 	if r.protocol != "" {
 		exprs = append(exprs,
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocolNumber(r.protocol)}})
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{network.ProtocolNumber(r.protocol)}})
 	}
 	port := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: portOffset, Len: portLen}
 	if r.from != 0 {
@@ -343,14 +344,4 @@ func (t *transaction) match(egress bool, r rule) []expr.Any {
 			port, &expr.Lookup{SourceRegister: address, SetName: r.sockets})
 	}
 	return append(exprs, &expr.Verdict{Kind: expr.VerdictReturn})
-}
-
-func protocolNumber(p corev1.Protocol) byte {
-	switch p {
-	case corev1.ProtocolUDP:
-		return unix.IPPROTO_UDP
-	case corev1.ProtocolSCTP:
-		return unix.IPPROTO_SCTP
-	}
-	return unix.IPPROTO_TCP
 }

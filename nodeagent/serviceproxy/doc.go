@@ -19,7 +19,7 @@
 // The rules work without the proxy, and stay when it ends. One that starts
 // finds them and changes what differs.
 //
-// Ports of pods on the host (hostPort) are the portmap plugin's business, and
-// how packets reach pods on other nodes is package network's. Each family of
+// Ports of pods on the host (hostPort), and how packets reach pods on other nodes,
+// are package network's business. Each family of
 // addresses that the cluster's pods have is served, apart from the other.
 package serviceproxy

@@ -7,8 +7,9 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables/binaryutil"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"clusterctl/nodeagent/network"
 )
 
 // place is where an element stands.
@@ -150,17 +151,7 @@ func addressKey(ip netip.Addr) string { return string(ip.AsSlice()) }
 func portKey(n uint16) string { return string([]byte{byte(n >> 8), byte(n), 0, 0}) }
 
 func nodeKey(protocol corev1.Protocol, n uint16) string {
-	return string([]byte{protocolNumber(protocol), 0, 0, 0}) + portKey(n)
-}
-
-func protocolNumber(p corev1.Protocol) byte {
-	switch p {
-	case corev1.ProtocolUDP:
-		return unix.IPPROTO_UDP
-	case corev1.ProtocolSCTP:
-		return unix.IPPROTO_SCTP
-	}
-	return unix.IPPROTO_TCP
+	return string([]byte{network.ProtocolNumber(protocol), 0, 0, 0}) + portKey(n)
 }
 
 // guardName names a chain after the ranges that it lets through.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
@@ -65,17 +64,7 @@ func newWorld(t *testing.T, mode string) *world {
 		w.pods[i] = netnstest.Namespace(t)
 		name := fmt.Sprintf("pod%d", i)
 		w.must(netnstest.Cable(w.node, name, "", w.pods[i], fmt.Sprintf("10.244.0.%d/24", i+2), "10.244.0.1"))
-		w.must(netnstest.Within(w.node, func() error {
-			port, err := netlink.LinkByName(name)
-			if err != nil {
-				return err
-			}
-			bridge, err := netlink.LinkByName("cctl0")
-			if err != nil {
-				return err
-			}
-			return errors.Join(netlink.LinkSetMaster(port, bridge), netlink.LinkSetHairpin(port, true), netlink.LinkSetUp(port))
-		}))
+		w.must(netnstest.Within(w.node, func() error { return netnstest.Plug(name, "cctl0") }))
 	}
 	w.must(netnstest.Within(w.node, func() error {
 		for _, name := range []string{"ipv4/ip_forward", "bridge/bridge-nf-call-iptables"} {
@@ -95,24 +84,9 @@ func newWorld(t *testing.T, mode string) *world {
 func (w *world) addIPv6(mode string) {
 	w.t.Helper()
 	everywhere := &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
-	side := func(name, near string, to *net.IPNet, gateway string) error {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		prefix, err := netlink.ParseAddr(near)
-		if err != nil {
-			return err
-		}
-		prefix.Flags = unix.IFA_F_NODAD // usable at once
-		if err := netlink.AddrAdd(link, prefix); err != nil {
-			return err
-		}
-		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Gw: net.ParseIP(gateway)})
-	}
 	for i, pod := range w.pods {
 		err := netnstest.Within(pod, func() error {
-			return side("eth0", fmt.Sprintf("fd00:10:244::%d/64", i+2), everywhere, "fd00:10:244::1")
+			return netnstest.AddressAndRoute("eth0", fmt.Sprintf("fd00:10:244::%d/64", i+2), "fd00:10:244::1", everywhere)
 		})
 		if err != nil {
 			w.t.Skipf("no IPv6 here: %v", err)
@@ -122,7 +96,7 @@ func (w *world) addIPv6(mode string) {
 	w.must(netnstest.Within(w.node, func() error {
 		w.ports, w.backend = nil, w.newBackend(mode, l)
 		services := &net.IPNet{IP: l.services.Addr().AsSlice(), Mask: net.CIDRMask(l.services.Bits(), 128)}
-		return side("cctl0", "fd00:10:244::1/64", services, "fd00:10:244::99")
+		return netnstest.AddressAndRoute("cctl0", "fd00:10:244::1/64", "fd00:10:244::99", services)
 	}))
 }
 

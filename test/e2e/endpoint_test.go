@@ -49,13 +49,7 @@ func (c *cluster) testDeadEndpoint(t *testing.T) {
 	}
 	address := net.JoinHostPort(service.Spec.ClusterIP, "80")
 	// connect tells which pod a client on the control plane's host is led to.
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, to string) (conn net.Conn, err error) {
-		err = netnstest.Within(networks["cp1"], func() error {
-			conn, err = (&net.Dialer{}).DialContext(ctx, network, to)
-			return err
-		})
-		return conn, err
-	}}}
+	client := clientIn(networks["cp1"])
 	connect := func(ctx context.Context) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
@@ -103,6 +97,17 @@ func (c *cluster) testDeadEndpoint(t *testing.T) {
 	if last > deadFor {
 		t.Errorf("connections went to the dead pod for %s, want %s at most", last, deadFor)
 	}
+}
+
+// clientIn makes a connection for every request, in a network namespace.
+func clientIn(ns netns.NsHandle) *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, to string) (conn net.Conn, err error) {
+		err = netnstest.Within(ns, func() error {
+			conn, err = (&net.Dialer{}).DialContext(ctx, network, to)
+			return err
+		})
+		return conn, err
+	}}}
 }
 
 // killAll kills every process in a network namespace and returns how many.

@@ -19,6 +19,7 @@ const hostFootprint = `for d in /etc/clusterctl /var/lib/clusterctl /usr/local/l
 	awk '{print $2}' /proc/mounts | grep -E 'clusterctl|kubelet|netns|containerd'
 	ip -o link | awk -F': ' '{print $2}' | sed 's/@.*//' | grep -v -E '^(lo|eth0|ifb|tunl|sit|gre|ip6)' | sort
 	iptables-save 2>/dev/null | grep -v '^#' | grep -i -E 'cctl|cni' | sort
+	nft list tables 2>/dev/null | grep clusterctl
 	find /sys/fs/cgroup -maxdepth 4 -name 'kubepods*' 2>/dev/null | sort
 	true`
 

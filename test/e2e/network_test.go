@@ -21,16 +21,19 @@ import (
 )
 
 // TestNetwork tries names and what decides over connections: services' rules,
-// network policies, ingresses and load balancers, with pods that do nothing: servers and clients are the
-// test's own, in the pods' network namespaces.
+// network policies, host ports, ingresses and load balancers, with pods that do
+// nothing: servers and clients are the test's own, in the pods' network namespaces.
+// One of the hosts has no iptables, as a bare Debian.
 func TestNetwork(t *testing.T) {
 	c := newLab(t, "e2e-net", 1, 1, 0)
 	c.configure(t, "worker1")
+	c.hosts(t, "rm /usr/sbin/iptables* /usr/sbin/ip6tables* /usr/sbin/xtables*", "worker1")
 	t.Logf("up took %s", c.up(t).Round(100*time.Millisecond))
 	c.wantNodesReady(t, 2)
 	t.Run("names", c.testNames)
 	t.Run("dead endpoint", c.testDeadEndpoint)
 	t.Run("policies", c.testPolicies)
+	t.Run("host ports", c.testHostPorts)
 	t.Run("ingress", c.testIngress)
 	t.Run("load balancer", c.testLoadBalancer) // last: it kills worker1
 }

@@ -229,6 +229,9 @@ func signature(profile *framework.Profile, pod *picture.Pod) string {
 		}
 	}
 	for i := range object.Spec.Volumes {
+		if image := object.Spec.Volumes[i].Image; image != nil {
+			text(image.Reference)
+		}
 		if plugins.Exclusive(&object.Spec.Volumes[i]) {
 			message(&object.Spec.Volumes[i])
 		}

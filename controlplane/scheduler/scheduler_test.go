@@ -98,6 +98,10 @@ func TestFilter(t *testing.T) {
 			name: "spread", nodes: []*v1.Node{node("a"), node("b")}, bound: []*v1.Pod{newPod("x", spreadOver, on("a"))}, pod: newPod("p", spreadOver), fits: "b",
 		},
 		{
+			name: "spread among all", nodes: []*v1.Node{node("a"), node("b")}, bound: []*v1.Pod{newPod("x", on("a"))}, fits: "a b",
+			pod: newPod("p", spreadOver, func(p *v1.Pod) { p.Spec.TopologySpreadConstraints[0].LabelSelector = &metav1.LabelSelector{} }),
+		},
+		{
 			name: "declared features", fits: "b",
 			nodes: []*v1.Node{node("a"), node("b", func(n *v1.Node) { n.Status.DeclaredFeatures = []string{"RestartAllContainersOnContainerExits"} })},
 			pod:   newPod("p", restartsAll),
@@ -231,6 +235,25 @@ func TestRunTriesAgainWhenANodeComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "bound", func() bool { return get().Spec.NodeName == "a" })
+}
+
+// A pod that is refused for what another is called is tried again when that one is
+// called something else.
+func TestRunTriesAgainWhenLabelsChange(t *testing.T) {
+	there := newPod("there", func(p *v1.Pod) { p.Spec.NodeName, p.Labels = "a", map[string]string{"app": "loud"} })
+	client := fakeCluster(node("a"), there, newPod("p", func(p *v1.Pod) {
+		p.Spec.Affinity = &v1.Affinity{PodAntiAffinity: &v1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []v1.PodAffinityTerm{{
+			TopologyKey: v1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "loud"}},
+		}}}}
+	}))
+	runScheduler(t, client)
+	eventually(t, "refused", func() bool { return len(podOf(t, client, "p").Status.Conditions) == 1 })
+	quiet := podOf(t, client, "there").DeepCopy()
+	quiet.Labels["app"] = "quiet"
+	if _, err := client.CoreV1().Pods("default").Update(t.Context(), quiet, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "bound", func() bool { return podOf(t, client, "p").Spec.NodeName == "a" })
 }
 
 // TestPictureAdds checks that whatever order events come in, a node's sums are
@@ -420,6 +443,22 @@ func TestRunRefusesBadProfiles(t *testing.T) {
 	err := Run(t.Context(), Config{Client: fakeCluster(), Logger: slog.New(slog.DiscardHandler), Profiles: []hostconfig.SchedulerProfile{{}}})
 	if err == nil || !strings.Contains(err.Error(), "has no name") {
 		t.Errorf("error %v, want one about the profile's name", err)
+	}
+}
+
+func TestImagesOfVolumesPull(t *testing.T) {
+	s := newScheduler(plugins.Default(nil))
+	s.picture.SetNode(node("a"))
+	s.picture.SetNode(node("b", func(n *v1.Node) {
+		n.Status.Images = []v1.ContainerImage{{Names: []string{"example.com/model:1"}, SizeBytes: 3 << 30}}
+	}))
+	pod := newPod("p", func(p *v1.Pod) {
+		p.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{Image: &v1.ImageVolumeSource{Reference: "example.com/model:1"}}}}
+	})
+	for range 20 {
+		if n, _, _ := s.decide(s.profiles[v1.DefaultSchedulerName], picture.NewPod(pod)); n == nil || n.Name() != "b" {
+			t.Fatal("the node that has the volume's image is not preferred")
+		}
 	}
 }
 

@@ -142,6 +142,11 @@ func (s *scheduler) podChanged(old, pod *v1.Pod) {
 	if kinds.Freed {
 		events |= framework.PodRemoved
 	}
+	if kinds.Relabelled {
+		// Who was refused for its labels before is helped as well as who waits for
+		// those that it has now: it is not said which pod it is.
+		s.queue.Notify(framework.Event{Kind: framework.PodAdded})
+	}
 	if events != 0 {
 		s.queue.Notify(framework.Event{Kind: events, Pod: pod})
 	}

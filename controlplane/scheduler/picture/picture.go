@@ -184,8 +184,9 @@ func (p *Picture) RemoveNode(name string) {
 
 // Change is what a new state of a pod means to others.
 type Change struct {
-	Added bool // it is new, or its labels changed
-	Freed bool // it takes less than before, or is terminating now
+	Added      bool // it is new
+	Relabelled bool
+	Freed      bool // it takes less than before, or is terminating now
 }
 
 // SetPod adds a bound or assumed pod, or replaces what is known of it.
@@ -202,7 +203,7 @@ func (p *Picture) SetPod(object *v1.Pod) Change {
 	pod := NewPod(object)
 	change := Change{Added: old == nil}
 	if old != nil {
-		change.Added = !maps.Equal(old.Object.Labels, object.Labels)
+		change.Relabelled = !maps.Equal(old.Object.Labels, object.Labels)
 		change.Freed = old.Requests.exceeds(pod.Requests) || old.Object.DeletionTimestamp == nil && object.DeletionTimestamp != nil
 	}
 	if old != nil {

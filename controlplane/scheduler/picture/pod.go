@@ -51,9 +51,9 @@ func (p *Pod) Node() *Node { return p.node }
 func NewPod(object *v1.Pod) *Pod {
 	// Containers of a running pod may hold more than the spec asks for while
 	// a resize is under way; count the larger of the two.
-	requests := resource.PodRequests(object, resource.PodResourcesOptions{UseStatusResources: true})
+	requests := resource.PodRequests(object, resource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true})
 	scored := resource.PodRequests(object, resource.PodResourcesOptions{
-		UseStatusResources: true,
+		UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true,
 		NonMissingContainerRequests: v1.ResourceList{
 			v1.ResourceCPU:    *newMilli(scoredMilliCPU),
 			v1.ResourceMemory: *newBytes(scoredMemory),

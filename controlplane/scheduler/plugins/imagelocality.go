@@ -31,6 +31,12 @@ func (ImageLocality) PreScore(pod *picture.Pod, cluster *picture.Picture, _ []*p
 	for i := range spec.Containers {
 		names = append(names, normalizedImage(spec.Containers[i].Image))
 	}
+	containers := int64(len(names))
+	for i := range spec.Volumes {
+		if image := spec.Volumes[i].Image; image != nil {
+			names = append(names, normalizedImage(image.Reference))
+		}
+	}
 	holders := make(map[string]int64, len(names))
 	for _, name := range names {
 		if count := cluster.Holders(name); count > 0 {
@@ -41,7 +47,7 @@ func (ImageLocality) PreScore(pod *picture.Pod, cluster *picture.Picture, _ []*p
 		return nil
 	}
 	all := int64(len(cluster.Nodes()))
-	least, most := int64(smallImage), int64(largeImage)*int64(len(names))
+	least, most := int64(smallImage), int64(largeImage)*containers
 	return func(n *picture.Node) int64 {
 		var sum int64
 		for _, name := range names {

@@ -172,11 +172,14 @@ func spreads(pod *picture.Pod, cluster *picture.Picture, kind v1.UnsatisfiableCo
 		if err != nil {
 			continue // the API server refuses such a selector
 		}
-		query := picture.Query{Terms: []picture.Matcher{m}, Living: true}
 		s := spread{topology: cluster.Topology(constraint.TopologyKey), skew: constraint.MaxSkew}
 		if m.Selector.Matches(labels.Set(pod.Object.Labels)) {
 			s.self = 1
 		}
+		if m.Selector.Empty() {
+			m.Selector = labels.Nothing() // of others, an empty one counts none in Kubernetes
+		}
+		query := picture.Query{Terms: []picture.Matcher{m}, Living: true}
 		if eligible := eligibility(pod.Object, constraint); whole && eligible == nil {
 			counts := cluster.Select(query, s.topology)
 			s.at, s.least, s.domains = counts.At, counts.Least(), s.topology.Domains()

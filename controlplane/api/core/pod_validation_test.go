@@ -376,7 +376,12 @@ func TestValidatePodStatus(t *testing.T) {
 
 func TestValidateResize(t *testing.T) {
 	list := func(cpu string) corev1.ResourceList { return corev1.ResourceList{"cpu": resource.MustParse(cpu)} }
-	base := func(p *corev1.Pod) { first(p).Resources.Requests = list("1") }
+	base := func(p *corev1.Pod) {
+		first(p).Resources.Requests = list("1")
+		init := *first(p).DeepCopy()
+		init.Name, init.Resources = "init", corev1.ResourceRequirements{}
+		p.Spec.InitContainers = []corev1.Container{init}
+	}
 	for _, c := range []struct {
 		name string
 		edit func(*corev1.Pod)
@@ -388,7 +393,9 @@ func TestValidateResize(t *testing.T) {
 			"spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed",
 		}},
 		{"storage", func(p *corev1.Pod) { first(p).Resources.Requests["ephemeral-storage"] = resource.MustParse("1Gi") }, []string{"spec: Forbidden: only cpu and memory resources are mutable"}},
-		{"renamed", func(p *corev1.Pod) { first(p).Name = "d" }, []string{"spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize"}},
+		{"renamed", func(p *corev1.Pod) { first(p).Name, p.Spec.InitContainers[0].Name = "d", "e" }, []string{
+			"spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize",
+			"spec.initContainers[0].name: Forbidden: initContainers may not be renamed or reordered on resize"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			old := newPod(base)

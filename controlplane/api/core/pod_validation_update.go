@@ -229,6 +229,11 @@ func validateResize(pod, old *corev1.Pod) field.ErrorList {
 		}
 		rest.Resources = was
 	}
+	order := append(sameOrder("containers", rest.Containers, old.Spec.Containers, path.Child("containers")),
+		sameOrder("initContainers", rest.InitContainers, old.Spec.InitContainers, path.Child("initContainers"))...)
+	if len(order) > 0 {
+		return append(errs, order...)
+	}
 	for _, l := range []struct {
 		name     string
 		now, was []corev1.Container
@@ -238,13 +243,7 @@ func validateResize(pod, old *corev1.Pod) field.ErrorList {
 		{"containers", rest.Containers, old.Spec.Containers, "only cpu and memory resources are mutable"},
 	} {
 		at := path.Child(l.name)
-		if len(l.now) != len(l.was) {
-			return append(errs, field.Forbidden(at, l.name+" may not be added or removed on resize"))
-		}
 		for i := range l.now {
-			if l.now[i].Name != l.was[i].Name {
-				return append(errs, field.Forbidden(at.Index(i).Child("name"), l.name+" may not be renamed or reordered on resize"))
-			}
 			removed(&l.now[i].Resources, &l.was[i].Resources, at.Index(i).Child("resources"), "resource")
 			unresize(&l.now[i].Resources, l.was[i].Resources)
 			if !apiequality.Semantic.DeepEqual(l.now[i], l.was[i]) {
@@ -258,6 +257,19 @@ func validateResize(pod, old *corev1.Pod) field.ErrorList {
 	}
 	if len(errs) == 0 && !apiequality.Semantic.DeepEqual(*rest, old.Spec) {
 		errs = append(errs, field.Forbidden(path, "only cpu and memory resources are mutable"))
+	}
+	return errs
+}
+
+// sameOrder says which containers are not those that they were.
+func sameOrder(name string, now, was []corev1.Container, path *field.Path) (errs field.ErrorList) {
+	if len(now) != len(was) {
+		return field.ErrorList{field.Forbidden(path, name+" may not be added or removed on resize")}
+	}
+	for i := range now {
+		if now[i].Name != was[i].Name {
+			errs = append(errs, field.Forbidden(path.Index(i).Child("name"), name+" may not be renamed or reordered on resize"))
+		}
 	}
 	return errs
 }

@@ -26,7 +26,12 @@ func (a *Agent) hook(ctx context.Context, pod *v1.Pod, c *v1.Container, h *v1.Li
 		if len(ips) > 0 {
 			target.PodIP = ips[0]
 		}
-		return probes.HTTPGet(ctx, target, h.HTTPGet)
+		plain, err := probes.HTTPGet(ctx, target, h.HTTPGet)
+		if err == nil && plain != "" {
+			a.event(pod, "", v1.EventTypeWarning, "LifecycleHTTPFallback",
+				fmt.Sprintf("request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", plain))
+		}
+		return err
 	case h.Sleep != nil:
 		select {
 		case <-ctx.Done():

@@ -156,3 +156,15 @@ func TestDescribeAPodThatEndedBeforeItRan(t *testing.T) {
 		t.Errorf("a sidecar starts again: %+v", status.Conditions)
 	}
 }
+
+func TestCommandsOfProbesAreExpanded(t *testing.T) {
+	c := &v1.Container{Env: []v1.EnvVar{{Name: "A", Value: "one"}, {Name: "B", ValueFrom: &v1.EnvVarSource{}}},
+		LivenessProbe: &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"$(A)", "$(B)", "$(C)", "$$(A)"}}}}}
+	plain := withPlainProbes(c)
+	if got, want := plain.LivenessProbe.Exec.Command, []string{"one", "", "$(C)", "$(A)"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if c.LivenessProbe.Exec.Command[0] != "$(A)" || withPlainProbes(&v1.Container{}).LivenessProbe != nil {
+		t.Error("the container itself was changed")
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -363,11 +364,37 @@ func (w *worker) watchProbes(s *Situation) {
 			if run.StartedAt.Before(w.agent.began) {
 				standing = told(s.Pod, run)
 			}
-			w.agent.probes.Watch(probes.Target{Pod: s.Pod, Container: &list[i], ContainerID: run.ID, PodIP: ip}, run.StartedAt, standing)
+			target := probes.Target{Pod: s.Pod, Container: withPlainProbes(&list[i]), ContainerID: run.ID, PodIP: ip,
+				Ending: w.end != nil || w.gone || w.pod.DeletionTimestamp != nil}
+			w.agent.probes.Watch(target, run.StartedAt, standing)
 			s.Probes[run.ID] = w.agent.probes.Result(run.ID)
 		}
 	}
 	w.agent.probes.StopAllBut(w.uid, running)
+}
+
+// withPlainProbes is c with the references to variables in commands of its probes
+// replaced: to those only that its spec gives a value.
+func withPlainProbes(c *v1.Container) *v1.Container {
+	refers := func(p *v1.Probe) bool {
+		return p != nil && p.Exec != nil && slices.ContainsFunc(p.Exec.Command, func(part string) bool { return strings.Contains(part, "$") })
+	}
+	if !refers(c.LivenessProbe) && !refers(c.ReadinessProbe) && !refers(c.StartupProbe) {
+		return c
+	}
+	values := map[string]string{}
+	for _, e := range c.Env {
+		values[e.Name] = e.Value
+	}
+	c = c.DeepCopy()
+	for _, p := range []*v1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+		if refers(p) {
+			for i, part := range p.Exec.Command {
+				p.Exec.Command[i] = expand(part, values)
+			}
+		}
+	}
+	return c
 }
 
 // told is what the API has of a run, in terms of probes.

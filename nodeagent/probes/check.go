@@ -10,13 +10,17 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	criclient "k8s.io/cri-client/pkg"
@@ -33,6 +37,7 @@ type Target struct {
 	Container   *v1.Container
 	ContainerID string
 	PodIP       string
+	Ending      bool // the pod ends: it is of no interest any more how the container lives
 }
 
 const maxBody = 10 << 10
@@ -65,8 +70,6 @@ func attempt(ctx context.Context, exec Exec, t Target, p *v1.Probe) (is outcome,
 	if p.Exec != nil {
 		return checkExec(ctx, exec, t, p.Exec, timeout) // the runtime keeps the time
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	var doubt string
 	var failed error
 	switch {
@@ -74,15 +77,18 @@ func attempt(ctx context.Context, exec Exec, t Target, p *v1.Probe) (is outcome,
 		if _, err := Port(p.HTTPGet.Port, t.Container); err != nil {
 			return failure, "", err
 		}
-		doubt, failed = httpGet(ctx, t, p.HTTPGet, "kube-probe/1.36", false)
+		var response *answer
+		if response, failed = httpGet(ctx, t, p.HTTPGet, "kube-probe/1.36", timeout); failed == nil {
+			doubt, failed = response.judge()
+		}
 	case p.TCPSocket != nil:
 		port, err := Port(p.TCPSocket.Port, t.Container)
 		if err != nil {
 			return failure, "", err
 		}
-		failed = checkTCP(ctx, t, p.TCPSocket.Host, port)
+		failed = checkTCP(ctx, t, p.TCPSocket.Host, port, timeout)
 	case p.GRPC != nil:
-		failed = checkGRPC(ctx, t, p.GRPC)
+		failed = checkGRPC(ctx, t, p.GRPC, timeout)
 	default:
 		return failure, "", errors.New("the probe has no handler")
 	}
@@ -109,19 +115,49 @@ func checkExec(ctx context.Context, exec Exec, t Target, action *v1.ExecAction, 
 	return failure, "", err
 }
 
-// HTTPGet sends the request of an httpGet action of a lifecycle hook. Answers
-// from 200 to 399 are successes; a server that speaks no TLS is asked in plain
-// text.
-func HTTPGet(ctx context.Context, t Target, action *v1.HTTPGetAction) error {
-	_, err := httpGet(ctx, t, action, "kube-lifecycle/1.36", true)
-	return err
+// HTTPGet sends the request of an httpGet action of a lifecycle hook. Any answer
+// will do. A server that speaks no TLS is asked in plain text: it is named then.
+func HTTPGet(ctx context.Context, t Target, action *v1.HTTPGetAction) (plain string, err error) {
+	const agent = "kube-lifecycle/1.36"
+	_, err = httpGet(ctx, t, action, agent, 0)
+	if err == nil || !strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		return "", err
+	}
+	again := *action
+	again.Scheme = v1.URISchemeHTTP
+	again.HTTPHeaders = slices.DeleteFunc(slices.Clone(action.HTTPHeaders), func(h v1.HTTPHeader) bool {
+		return strings.EqualFold(h.Name, "Authorization") // nobody shall overhear it
+	})
+	response, retry := httpGet(ctx, t, &again, agent, 0)
+	if retry != nil {
+		return "", err
+	}
+	return response.host, nil
 }
 
-// httpGet says besides what is doubtful of a success.
-func httpGet(ctx context.Context, t Target, action *v1.HTTPGetAction, agent string, lenient bool) (doubt string, err error) {
+// answer is what a server said.
+type answer struct {
+	host string // and port, that were asked
+	code int
+	body string // its beginning
+}
+
+// judge says what is wrong with the answer, or doubtful.
+func (a *answer) judge() (doubt string, err error) {
+	switch {
+	case a.code < 200 || a.code >= 400:
+		return "", fmt.Errorf("HTTP probe failed with statuscode: %d", a.code)
+	case a.code >= 300: // it leads elsewhere, where nobody goes
+		return "Probe terminated redirects, Response body: " + a.body, nil
+	}
+	return "", nil
+}
+
+// httpGet asks; a timeout of 0 is ctx's.
+func httpGet(ctx context.Context, t Target, action *v1.HTTPGetAction, agent string, timeout time.Duration) (*answer, error) {
 	port, err := Port(action.Port, t.Container)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	host := action.Host
 	if host == "" {
@@ -136,31 +172,13 @@ func httpGet(ctx context.Context, t Target, action *v1.HTTPGetAction, agent stri
 		target = &url.URL{Path: action.Path}
 	}
 	target.Scheme, target.Host = scheme, net.JoinHostPort(host, strconv.Itoa(port))
-	doubt, err = get(ctx, target, action.HTTPHeaders, agent)
-	if err != nil && lenient && scheme == "https" && strings.Contains(err.Error(), "HTTP response to HTTPS client") {
-		target.Scheme = "http"
-		return get(ctx, target, action.HTTPHeaders, agent)
-	}
-	return doubt, err
-}
-
-func get(ctx context.Context, target *url.URL, headers []v1.HTTPHeader, agent string) (doubt string, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	request.Header.Set("User-Agent", agent)
-	request.Header.Set("Accept", "*/*")
-	for _, h := range headers {
-		if strings.EqualFold(h.Name, "host") {
-			request.Host = h.Value
-		}
-		request.Header.Add(h.Name, h.Value)
-		if n := strings.ToLower(h.Name); n == "user-agent" || n == "accept" {
-			request.Header.Set(h.Name, h.Value)
-		}
-	}
+	setHeaders(request, action.HTTPHeaders, agent)
 	client := &http.Client{
+		Timeout: timeout,
 		Transport: &http.Transport{
 			TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, // a container's certificate names no pod
 			DisableKeepAlives:  true,
@@ -179,46 +197,68 @@ func get(ctx context.Context, target *url.URL, headers []v1.HTTPHeader, agent st
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer response.Body.Close()
 	var body bytes.Buffer
 	_, _ = io.Copy(&body, io.LimitReader(response.Body, maxBody))
-	switch {
-	case response.StatusCode < 200 || response.StatusCode >= 400:
-		return "", fmt.Errorf("HTTP probe failed with statuscode: %d", response.StatusCode)
-	case response.StatusCode >= 300: // it leads elsewhere, where nobody goes
-		return "Probe terminated redirects, Response body: " + body.String(), nil
-	}
-	return "", nil
+	return &answer{host: target.Host, code: response.StatusCode, body: body.String()}, nil
 }
 
-func checkTCP(ctx context.Context, t Target, host string, port int) error {
+func setHeaders(request *http.Request, headers []v1.HTTPHeader, agent string) {
+	request.Header.Set("User-Agent", agent)
+	request.Header.Set("Accept", "*/*")
+	for _, h := range headers {
+		if strings.EqualFold(h.Name, "host") {
+			request.Host = h.Value
+		}
+		request.Header.Add(h.Name, h.Value)
+		if n := strings.ToLower(h.Name); n == "user-agent" || n == "accept" {
+			request.Header.Set(h.Name, h.Value)
+		}
+	}
+}
+
+func checkTCP(ctx context.Context, t Target, host string, port int, timeout time.Duration) error {
 	if host == "" {
 		host = t.PodIP
 	}
-	conn, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	conn, err := (&net.Dialer{KeepAlive: -1, Timeout: timeout}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
 		return err
 	}
 	return conn.Close()
 }
 
-func checkGRPC(ctx context.Context, t Target, action *v1.GRPCAction) error {
+func checkGRPC(ctx context.Context, t Target, action *v1.GRPCAction, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	address := net.JoinHostPort(t.PodIP, strconv.Itoa(int(action.Port)))
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUserAgent("kube-probe/1.36"))
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", address, err)
+		return fmt.Errorf("error: failed to connect service at %q: %+v", address, err)
 	}
 	defer conn.Close()
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return fmt.Errorf("timeout: failed to connect service %q within %v: %+v", address, timeout, ctx.Err())
+		}
+	}
 	service := ""
 	if action.Service != nil {
 		service = *action.Service
 	}
 	answer, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
-	if err != nil {
-		return fmt.Errorf("gRPC health check of service %q at %s: %w", service, address, err)
+	switch status.Code(err) {
+	case codes.OK:
+	case codes.Unimplemented:
+		return fmt.Errorf("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): %s", status.Convert(err).Message())
+	case codes.DeadlineExceeded:
+		return fmt.Errorf("timeout: health rpc did not complete within %v", timeout)
+	default:
+		return fmt.Errorf("error: health rpc probe failed: %+v", err)
 	}
 	if answer.Status != grpc_health_v1.HealthCheckResponse_SERVING {
 		return fmt.Errorf("service unhealthy (responded with %q)", answer.Status)

@@ -55,6 +55,7 @@ type Manager struct {
 
 type worker struct {
 	stop   context.CancelFunc
+	settle context.CancelFunc // of the probes that have the container start anew
 	result Result
 	pod    types.UID
 	series prometheus.Labels // of its metrics
@@ -68,25 +69,34 @@ func New(ctx context.Context, exec Exec, changed func(types.UID), report Report)
 	return m
 }
 
-// Watch begins to probe a container, unless it is probed already. standing is
+// Watch begins to probe a container, unless it is probed already; once its pod
+// ends, only its readiness is. standing is
 // what was last known of a container that ran before the agent did, and holds
 // until a probe says otherwise; nil for a container that has just started.
 func (m *Manager) Watch(t Target, startedAt time.Time, standing *Result) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.workers[t.ContainerID] != nil {
+	if w := m.workers[t.ContainerID]; w != nil {
+		if t.Ending {
+			w.settle()
+		}
 		return
 	}
 	ctx, stop := context.WithCancel(m.ctx)
-	w := &worker{stop: stop, pod: t.Pod.UID, series: prometheus.Labels{
+	fateful, settle := context.WithCancel(ctx)
+	w := &worker{stop: stop, settle: settle, pod: t.Pod.UID, series: prometheus.Labels{
 		"container": t.Container.Name, "pod": t.Pod.Name, "namespace": t.Pod.Namespace}}
 	w.result = initial(t.Container, standing)
 	m.workers[t.ContainerID] = w
 	for kind, probe := range map[Kind]*v1.Probe{
 		Liveness: t.Container.LivenessProbe, Readiness: t.Container.ReadinessProbe, Startup: t.Container.StartupProbe,
 	} {
-		if probe != nil {
+		switch {
+		case probe == nil:
+		case kind == Readiness:
 			go m.run(ctx, w, t, kind, probe, startedAt, standing != nil)
+		case !t.Ending:
+			go m.run(fateful, w, t, kind, probe, startedAt, standing != nil)
 		}
 	}
 }
@@ -160,6 +170,9 @@ func (m *Manager) run(ctx context.Context, w *worker, t Target, kind Kind, p *v1
 		case <-ctx.Done():
 			return
 		case <-time.After(max(wait, 0)):
+		}
+		if ctx.Err() != nil {
+			return
 		}
 		if kind != Startup && !m.Result(t.ContainerID).Started {
 			continue

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -48,7 +49,7 @@ func TestCheck(t *testing.T) {
 	go func() { _ = healthy.Serve(listener) }()
 	defer healthy.Stop()
 	grpcPort := int32(listener.Addr().(*net.TCPAddr).Port)
-	sick := "sick"
+	sick, none := "sick", "none"
 
 	tries := 0
 	exec := func(_ context.Context, _ string, command []string, _ time.Duration) ([]byte, error) {
@@ -88,6 +89,7 @@ func TestCheck(t *testing.T) {
 		{"exec runs in the end", v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"third time lucky"}}}, success, ""},
 		{"grpc", v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: grpcPort}}, success, ""},
 		{"grpc sick", v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: grpcPort, Service: &sick}}, failure, `service unhealthy (responded with "NOT_SERVING")`},
+		{"grpc without health", v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: grpcPort, Service: &none}}, failure, "error: health rpc probe failed: rpc error: code = NotFound desc = unknown service"},
 	}
 	target := Target{
 		Pod:       &v1.Pod{},
@@ -161,5 +163,77 @@ func TestManagerGatesOnStartupAndReportsFailure(t *testing.T) {
 	}
 	if n := testutil.CollectAndCount(m); n != 0 {
 		t.Errorf("%d series are left of a container that is not probed", n)
+	}
+}
+
+// TestHooksTakeAnyAnswer: and one that speaks no TLS is told no secret.
+func TestHooksTakeAnyAnswer(t *testing.T) {
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Path+" "+r.Header.Get("Authorization")+" "+r.UserAgent())
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	defer server.Close()
+	port := server.Listener.Addr().(*net.TCPAddr).Port
+	target := Target{Pod: &v1.Pod{}, Container: &v1.Container{}, PodIP: "127.0.0.1"}
+	action := &v1.HTTPGetAction{Path: "/a", Port: intstr.FromInt(port), HTTPHeaders: []v1.HTTPHeader{{Name: "Authorization", Value: "secret"}}}
+	if plain, err := HTTPGet(t.Context(), target, action); err != nil || plain != "" {
+		t.Errorf("a server that refuses: %q, %v", plain, err)
+	}
+	action.Path, action.Scheme = "/b", v1.URISchemeHTTPS
+	if plain, err := HTTPGet(t.Context(), target, action); err != nil || plain != fmt.Sprintf("127.0.0.1:%d", port) {
+		t.Errorf("a server without TLS: %q, %v", plain, err)
+	}
+	server.Close()
+	if _, err := HTTPGet(t.Context(), target, action); err == nil {
+		t.Error("a server that is gone: no error")
+	}
+	if want := []string{"/a secret kube-lifecycle/1.36", "/b  kube-lifecycle/1.36"}; !slices.Equal(asked, want) {
+		t.Errorf("asked %q, want %q", asked, want)
+	}
+}
+
+// TestPodsThatEndAreOnlyAskedForReadiness: nobody would have their containers
+// start anew.
+func TestPodsThatEndAreOnlyAskedForReadiness(t *testing.T) {
+	var alive, ready atomic.Int64
+	exec := func(ctx context.Context, _ string, command []string, _ time.Duration) ([]byte, error) {
+		switch {
+		case ctx.Err() != nil: // called off before it began
+		case command[0] == "alive":
+			alive.Add(1)
+		default:
+			ready.Add(1)
+		}
+		return nil, nil
+	}
+	m := New(t.Context(), exec, func(types.UID) {}, func(*v1.Pod, *v1.Container, string, string) {})
+	probe := func(what string) *v1.Probe {
+		return &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{what}}}, PeriodSeconds: 1}
+	}
+	target := Target{Pod: &v1.Pod{}, Container: &v1.Container{Name: "c", ReadinessProbe: probe("ready"), LivenessProbe: probe("alive")}, ContainerID: "id"}
+	grows := func(n *atomic.Int64) {
+		t.Helper()
+		for before, deadline := n.Load(), time.Now().Add(time.Minute); n.Load() < before+2; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("not probed in a minute")
+			}
+		}
+	}
+	m.Watch(target, time.Now(), nil)
+	grows(&alive)
+	target.Ending = true
+	m.Watch(target, time.Now(), nil)
+	grows(&ready) // an attempt that was under way has ended
+	settled := alive.Load()
+	grows(&ready)
+	if n := alive.Load(); n != settled {
+		t.Errorf("asked %d times whether it lives though its pod ends", n-settled)
+	}
+	target.ContainerID = "late"
+	m.Watch(target, time.Now(), nil)
+	grows(&ready)
+	if n := alive.Load(); n != settled {
+		t.Errorf("a container found late was asked %d times", n-settled)
 	}
 }

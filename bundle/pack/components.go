@@ -50,7 +50,6 @@ func components(version string) []component {
 		{name: "cni-bridge", dir: "bundle/cni", module: cni, pkg: cni + "/plugins/main/bridge", path: "cni/bridge"},
 		{name: "cni-host-local", dir: "bundle/cni", module: cni, pkg: cni + "/plugins/ipam/host-local", path: "cni/host-local"},
 		{name: "cni-loopback", dir: "bundle/cni", module: cni, pkg: cni + "/plugins/main/loopback", path: "cni/loopback"},
-		{name: "cni-portmap", dir: "bundle/cni", module: cni, pkg: cni + "/plugins/meta/portmap", path: "cni/portmap"},
 		{name: "pause", source: "bundle/pause/pause.c", image: &image{name: "clusterctl.dev/pause", binary: "/pause",
 			config: v1.ImageConfig{Entrypoint: []string{"/pause"}, User: "65535:65535"}}},
 		{name: "coredns", dir: "bundle/coredns", module: coredns, pkg: ".",

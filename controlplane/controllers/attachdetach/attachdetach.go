@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,6 +47,10 @@ type controller struct {
 	pods        corelisters.PodLister
 	drivers     storagelisters.CSIDriverLister
 	attachments cache.Indexer
+	now         func() time.Time
+
+	mu      sync.Mutex
+	unasked map[string]time.Time // attachments that nobody wants, by name: since when
 }
 
 // New makes the controller. Its loop's keys are names of nodes.
@@ -56,6 +61,7 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 		env: env, recorder: env.Recorder("attachdetach-controller"),
 		claims: core.PersistentVolumeClaims().Lister(), volumes: core.PersistentVolumes().Lister(),
 		nodes: core.Nodes().Lister(), pods: core.Pods().Lister(), drivers: storage.CSIDrivers().Lister(), attachments: informer.GetIndexer(),
+		now: time.Now, unasked: map[string]time.Time{},
 	}
 	c.loop = reconcile.NewLoop(env, "attachdetach", workers, c.reconcile)
 	err := informer.AddIndexers(cache.Indexers{
@@ -183,6 +189,7 @@ func (c *controller) reconcile(ctx context.Context, name string) error {
 	}
 	for attachment, a := range have {
 		if wanted[attachment] != nil && node != nil || a.DeletionTimestamp != nil {
+			c.asked(attachment)
 			continue
 		}
 		waits, err := c.detach(ctx, a, node)
@@ -210,7 +217,7 @@ func (c *controller) wanted(node string) (map[string]*use, error) {
 	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return cmp.Compare(reconcile.Key(a), reconcile.Key(b)) })
 	wanted := map[string]*use{}
 	for _, pod := range pods {
-		if reconcile.PodTerminal(pod) {
+		if ended(pod) {
 			continue
 		}
 		for _, name := range claimsOf(pod) {
@@ -230,6 +237,14 @@ func (c *controller) wanted(node string) (map[string]*use, error) {
 		}
 	}
 	return wanted, nil
+}
+
+// ended reports whether nothing of pod runs any more.
+func ended(pod *corev1.Pod) bool {
+	return reconcile.PodTerminal(pod) || pod.DeletionTimestamp != nil &&
+		!slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+			return s.State.Terminated == nil && s.State.Waiting == nil
+		})
 }
 
 func (c *controller) attachable(driver string) bool {
@@ -261,9 +276,12 @@ func (c *controller) attachedTo(node string) (map[string]*storagev1.VolumeAttach
 // may be on one only.
 func (c *controller) attach(ctx context.Context, name string, u *use, node string) (waits bool, err error) {
 	if other := c.elsewhere(u.volume, node); other != "" {
+		why := "exclusively attached to one node and can't be attached to another"
+		if users := c.users(u.volume, other); len(users) > 0 {
+			why = "used by pod(s) " + strings.Join(users, ", ")
+		}
 		for _, pod := range u.pods {
-			c.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedAttachVolume",
-				"Multi-Attach error for volume %q Volume is already exclusively attached to one node and can't be attached to another", u.volume.Name)
+			c.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedAttachVolume", "Multi-Attach error for volume %q Volume is already %s", u.volume.Name, why)
 		}
 		return true, nil
 	}
@@ -302,26 +320,19 @@ func (c *controller) elsewhere(v *corev1.PersistentVolume, node string) string {
 	return ""
 }
 
-// outOfService says that an operator has seen that the node is down.
-func outOfService(node *corev1.Node) bool {
-	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
-}
-
-// detach gives an attachment up, unless the node's agent still uses the volume:
-// a volume must not be pulled from under a file system.
-func (c *controller) detach(ctx context.Context, a *storagev1.VolumeAttachment, node *corev1.Node) (waits bool, err error) {
-	v, err := c.volumes.Get(*a.Spec.Source.PersistentVolumeName)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return false, err
+// users are the pods of node that use a volume, all of its claim's namespace.
+func (c *controller) users(v *corev1.PersistentVolume, node string) (names []string) {
+	pods, err := c.env.PodsOn(node)
+	if err != nil {
+		return nil
 	}
-	if err == nil && v.Spec.CSI != nil && node != nil && !outOfService(node) && slices.Contains(node.Status.VolumesInUse, uniqueName(v.Spec.CSI)) {
-		return true, nil
+	for _, pod := range pods {
+		if pod.Namespace == v.Spec.ClaimRef.Namespace && !ended(pod) && slices.Contains(claimsOf(pod), v.Spec.ClaimRef.Name) {
+			names = append(names, pod.Name)
+		}
 	}
-	err = c.env.Client.StorageV1().VolumeAttachments().Delete(ctx, a.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(a.UID))})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return false, fmt.Errorf("detach volume: %w", err)
-	}
-	return false, nil
+	slices.Sort(names)
+	return names
 }
 
 // tell writes on the node what is attached to it, and tells the pods that wait.

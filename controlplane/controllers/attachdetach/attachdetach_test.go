@@ -1,7 +1,9 @@
 package attachdetach
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -11,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"clusterctl/controlplane/controllers/controllertest"
+	"clusterctl/controlplane/controllers/reconcile"
 )
 
 const driver = "example.com/csi"
@@ -111,7 +114,8 @@ func TestAttachesAndDetaches(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, e := range events.Items {
-			if e.Reason == "FailedAttachVolume" && e.InvolvedObject.Name == "two" {
+			if e.Reason == "FailedAttachVolume" && e.InvolvedObject.Name == "two" &&
+				e.Message == `Multi-Attach error for volume "v" Volume is already exclusively attached to one node and can't be attached to another` {
 				return true
 			}
 		}
@@ -122,6 +126,84 @@ func TestAttachesAndDetaches(t *testing.T) {
 	}
 	report()
 	controllertest.Eventually(t, "the volume to move", func() bool { return w.attachment("a") == nil && w.attachment("b") != nil })
+}
+
+// A node that is not ready gets some minutes to give a volume up, one that is
+// ready all the time it takes.
+func TestForcedDetach(t *testing.T) {
+	unique := uniqueName(testVolume("").Spec.CSI)
+	node := testNode("a", unique)
+	c := &controller{unasked: map[string]time.Time{}}
+	env := controllertest.New(t).Env
+	c.loop = reconcile.NewLoop(env, "attachdetach", 1, c.reconcile)
+	start := time.Unix(1e9, 0)
+	at := func(d time.Duration) { c.now = func() time.Time { return start.Add(d) } }
+	for _, step := range []struct {
+		after time.Duration
+		ready corev1.ConditionStatus
+		want  bool
+	}{
+		{0, corev1.ConditionTrue, true}, {time.Hour, corev1.ConditionTrue, true}, {time.Hour, corev1.ConditionUnknown, false},
+	} {
+		at(step.after)
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: step.ready}}
+		if got := c.inUse("x", unique, node); got != step.want {
+			t.Errorf("after %s, ready %s: in use %v", step.after, step.ready, got)
+		}
+	}
+	// Once somebody wanted it, the time begins anew.
+	c.asked("x")
+	if !c.inUse("x", unique, node) {
+		t.Error("the time has not begun anew")
+	}
+	at(time.Hour + patience)
+	if !c.inUse("x", unique, node) {
+		t.Error("given up too early")
+	}
+	at(time.Hour + patience + time.Second)
+	if c.inUse("x", unique, node) {
+		t.Error("not given up in time")
+	}
+}
+
+func TestUsersElsewhere(t *testing.T) {
+	f := controllertest.New(t, testVolume(corev1.ReadWriteOnce), testClaim(), testPod("one", "b"), testPod("two", "a"), testNode("a"), testNode("b"),
+		&storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: attachmentName(testVolume("").Spec.CSI, "b")}, Spec: storagev1.VolumeAttachmentSpec{
+			NodeName: "b", Attacher: driver, Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: ptr.To("v")}}})
+	c, err := New(f.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Start(t, c)
+	controllertest.Eventually(t, "the event", func() bool {
+		events, err := f.Client.CoreV1().Events("ns").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(events.Items, func(e corev1.Event) bool {
+			return e.InvolvedObject.Name == "two" && e.Message == `Multi-Attach error for volume "v" Volume is already used by pod(s) one`
+		})
+	})
+}
+
+func TestEnded(t *testing.T) {
+	now := metav1.Now()
+	running := []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+	over := []corev1.ContainerStatus{{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}}
+	for name, test := range map[string]struct {
+		pod  corev1.Pod
+		want bool
+	}{
+		"runs":      {corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: running}}, false},
+		"restarts":  {corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: over}}, false},
+		"succeeded": {corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded}}, true},
+		"ends":      {corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}, Status: corev1.PodStatus{ContainerStatuses: running}}, false},
+		"ended":     {corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}, Status: corev1.PodStatus{ContainerStatuses: over}}, true},
+	} {
+		if got := ended(&test.pod); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }
 
 func TestReconcile(t *testing.T) {

@@ -1,6 +1,7 @@
 package podgc
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -128,19 +129,32 @@ func outOfService(node *corev1.Node) bool {
 	return !ready && slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
 }
 
-// excess returns the oldest finished pods beyond keep.
+// excess returns the finished pods beyond keep, evicted ones first and then the
+// oldest.
 func excess(pods []*corev1.Pod, keep int) []*corev1.Pod {
 	var finished []*corev1.Pod
 	for _, pod := range pods {
-		if reconcile.PodTerminal(pod) && pod.DeletionTimestamp == nil {
+		if reconcile.PodTerminal(pod) {
 			finished = append(finished, pod)
 		}
 	}
 	if len(finished) <= keep {
 		return nil
 	}
-	slices.SortFunc(finished, func(a, b *corev1.Pod) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	slices.SortFunc(finished, func(a, b *corev1.Pod) int {
+		if evicted(a) != evicted(b) {
+			if evicted(a) {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
 	return finished[:len(finished)-keep]
+}
+
+func evicted(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodFailed && pod.Status.Reason == "Evicted"
 }
 
 // remove marks a pod that has not finished as failed, so that whoever owns it
@@ -148,7 +162,7 @@ func excess(pods []*corev1.Pod, keep int) []*corev1.Pod {
 // to confirm its end.
 func (c *controller) remove(ctx context.Context, pod *corev1.Pod, disruption string) error {
 	if !reconcile.PodTerminal(pod) {
-		status := map[string]any{"phase": corev1.PodFailed}
+		status := map[string]any{"phase": corev1.PodFailed, "observedGeneration": pod.Generation}
 		if disruption != "" {
 			status["conditions"] = []corev1.PodCondition{{
 				Type:               corev1.DisruptionTarget,

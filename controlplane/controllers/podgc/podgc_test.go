@@ -28,12 +28,14 @@ func TestCollect(t *testing.T) {
 	old.CreationTimestamp = metav1.NewTime(time.Unix(1, 0))
 	young := pod("finished-young", "here", corev1.PodFailed, false)
 	young.CreationTimestamp = metav1.NewTime(time.Unix(2, 0))
+	evicted := pod("finished-evicted", "here", corev1.PodFailed, false)
+	evicted.Status.Reason, evicted.CreationTimestamp = "Evicted", metav1.NewTime(time.Unix(3, 0))
 	f := controllertest.New(t,
 		node("here"), node("dead", corev1.Taint{Key: corev1.TaintNodeOutOfService}),
 		pod("running", "here", corev1.PodRunning, false), pod("going", "here", corev1.PodRunning, true),
 		pod("lost", "gone", corev1.PodRunning, false), pod("never-bound", "", corev1.PodPending, true), pod("pending", "", corev1.PodPending, false),
 		pod("on-dead", "dead", corev1.PodRunning, true), pod("on-dead-kept", "dead", corev1.PodRunning, false),
-		old, young)
+		old, young, evicted)
 	c := newController(f.Env)
 	c.keep = 1
 	now := time.Now()

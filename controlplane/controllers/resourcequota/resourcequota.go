@@ -3,6 +3,7 @@ package resourcequota
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,15 +114,31 @@ func usesLess(old, obj metav1.Object) bool {
 		was.NodeName = now.Spec.NodeName
 		return !reconcile.PodTerminal(before) && reconcile.PodTerminal(now) ||
 			before.DeletionTimestamp == nil && now.DeletionTimestamp != nil ||
-			!equality.Semantic.DeepEqual(was, now.Spec)
+			!equality.Semantic.DeepEqual(was, now.Spec) || resized(before, now)
 	case *corev1.Service:
 		before, ok := old.(*corev1.Service)
 		return ok && !equality.Semantic.DeepEqual(before.Spec, now.Spec)
 	case *corev1.PersistentVolumeClaim:
 		before, ok := old.(*corev1.PersistentVolumeClaim)
-		return ok && !equality.Semantic.DeepEqual(before.Spec, now.Spec)
+		return ok && (!equality.Semantic.DeepEqual(before.Spec, now.Spec) ||
+			!equality.Semantic.DeepEqual(before.Status.AllocatedResources, now.Status.AllocatedResources) ||
+			!equality.Semantic.DeepEqual(before.Status.CurrentVolumeAttributesClassName, now.Status.CurrentVolumeAttributesClassName) ||
+			!equality.Semantic.DeepEqual(before.Status.ModifyVolumeStatus, now.Status.ModifyVolumeStatus))
 	}
 	return false
+}
+
+// resized reports whether a container that ran before has other resources now:
+// what it gives back counts until its node says that it has.
+func resized(before, now *corev1.Pod) bool {
+	differs := func(before, now []corev1.ContainerStatus) bool {
+		return slices.ContainsFunc(now, func(n corev1.ContainerStatus) bool {
+			i := slices.IndexFunc(before, func(b corev1.ContainerStatus) bool { return b.Name == n.Name })
+			return i >= 0 && !equality.Semantic.DeepEqual(before[i].Resources, n.Resources)
+		})
+	}
+	return differs(before.Status.ContainerStatuses, now.Status.ContainerStatuses) ||
+		differs(before.Status.InitContainerStatuses, now.Status.InitContainerStatuses)
 }
 
 func (c *controller) addNamespace(namespace string) {

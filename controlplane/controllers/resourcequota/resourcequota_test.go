@@ -76,15 +76,41 @@ func TestWhatMayFreeSomething(t *testing.T) {
 		change func(*corev1.Pod)
 		want   bool
 	}{
-		"bound":    {func(p *corev1.Pod) { p.Spec.NodeName = "n" }, false},
-		"started":  {func(p *corev1.Pod) { p.Status.PodIP = "192.0.2.1" }, false},
-		"resized":  {func(p *corev1.Pod) { p.Spec.Containers[0].Resources = corev1.ResourceRequirements{} }, true},
-		"ended":    {func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, true},
-		"deleting": {func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }, true},
+		"bound":   {func(p *corev1.Pod) { p.Spec.NodeName = "n" }, false},
+		"started": {func(p *corev1.Pod) { p.Status.PodIP = "192.0.2.1" }, false},
+		"resized": {func(p *corev1.Pod) { p.Spec.Containers[0].Resources = corev1.ResourceRequirements{} }, true},
+		"shrunk": {func(p *corev1.Pod) {
+			p.Status.ContainerStatuses[0].Resources = &corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1m")}}
+		}, true},
+		"restarted": {func(p *corev1.Pod) { p.Status.ContainerStatuses[0].RestartCount++ }, false},
+		"ended":     {func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, true},
+		"deleting":  {func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }, true},
 	} {
-		now := testPod("a")
+		before := testPod("a")
+		before.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c"}}
+		now := before.DeepCopy()
 		c.change(now)
-		if got := usesLess(testPod("a"), now); got != c.want {
+		if got := usesLess(before, now); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestWhatClaimsMayFree(t *testing.T) {
+	before := &corev1.PersistentVolumeClaim{Status: corev1.PersistentVolumeClaimStatus{
+		AllocatedResources: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("2Gi")}, CurrentVolumeAttributesClassName: new("gold")}}
+	for name, c := range map[string]struct {
+		change func(*corev1.PersistentVolumeClaimStatus)
+		want   bool
+	}{
+		"bound":       {func(s *corev1.PersistentVolumeClaimStatus) { s.Phase = corev1.ClaimBound }, false},
+		"gave up":     {func(s *corev1.PersistentVolumeClaimStatus) { s.AllocatedResources = nil }, true},
+		"left class":  {func(s *corev1.PersistentVolumeClaimStatus) { s.CurrentVolumeAttributesClassName = new("tin") }, true},
+		"aims higher": {func(s *corev1.PersistentVolumeClaimStatus) { s.ModifyVolumeStatus = &corev1.ModifyVolumeStatus{} }, true},
+	} {
+		now := before.DeepCopy()
+		c.change(&now.Status)
+		if got := usesLess(before, now); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	workers     = 1
 	name        = "kube-root-ca.crt"
 	dataKey     = "ca.crt"
+	describes   = "kubernetes.io/description"
 	description = "Verifies the API server at its addresses inside the cluster, kubernetes.default.svc among them."
 )
 
@@ -99,7 +100,7 @@ func (c *controller) reconcile(ctx context.Context, namespace string) error {
 		return fmt.Errorf("read the cluster CA: %w", err)
 	}
 	wanted := &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Annotations: map[string]string{"kubernetes.io/description": description}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Annotations: map[string]string{describes: description}},
 		Data:       map[string]string{dataKey: string(certificate)},
 	}
 	obj, exists, err := c.maps.GetStore().GetByKey(namespace + "/" + name)
@@ -115,9 +116,10 @@ func (c *controller) reconcile(ctx context.Context, namespace string) error {
 			c.loop.AddAfter(namespace, time.Second) // the cache is behind
 			return nil
 		}
-	} else if current := obj.(*corev1.ConfigMap); len(current.Data) != 1 || current.Data[dataKey] != string(certificate) {
+	} else if current := obj.(*corev1.ConfigMap); len(current.Data) != 1 || current.Data[dataKey] != string(certificate) || current.Annotations[describes] == "" {
 		changed := current.DeepCopy()
 		changed.Data, changed.BinaryData = wanted.Data, nil
+		metav1.SetMetaDataAnnotation(&changed.ObjectMeta, describes, description)
 		_, err = c.client.CoreV1().ConfigMaps(namespace).Update(ctx, changed, metav1.UpdateOptions{})
 	}
 	if err != nil {

@@ -78,7 +78,9 @@ var table = []struct {
 	{"job", plain(job.New)},
 	{"cronjob", plain(cronjob.New)},
 	{"ttlafterfinished", plain(ttlafterfinished.New)},
-	{"disruption", plain(disruption.New)},
+	{"disruption", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
+		return disruption.New(env, c.REST)
+	}},
 	{"horizontalpodautoscaler", func(env *reconcile.Environment, c Config) (reconcile.Controller, error) {
 		return horizontalpodautoscaler.New(env, c.REST)
 	}},

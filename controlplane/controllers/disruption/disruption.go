@@ -14,16 +14,17 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	policylisters "k8s.io/client-go/listers/policy/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-helpers/apps/poddisruptionbudget"
 
 	"clusterctl/controlplane/controllers/reconcile"
+	"clusterctl/controlplane/controllers/scales"
 )
 
 const (
@@ -41,13 +42,22 @@ type controller struct {
 	deployments  appslisters.DeploymentLister
 	statefulSets appslisters.StatefulSetLister
 	replications corelisters.ReplicationControllerLister
+	scales       *scales.Client // of owners of other kinds
 	recorder     record.EventRecorder
 	loop         *reconcile.Loop
 	stale        *reconcile.Loop // pods that were to be disrupted and were not
 }
 
-// New makes the controller.
-func New(env *reconcile.Environment) (reconcile.Controller, error) {
+// New makes the controller. config reaches scales of all kinds.
+func New(env *reconcile.Environment, config *rest.Config) (reconcile.Controller, error) {
+	client, err := scales.New(env.Client.Discovery(), config)
+	if err != nil {
+		return nil, err
+	}
+	return newController(env, client)
+}
+
+func newController(env *reconcile.Environment, client *scales.Client) (reconcile.Controller, error) {
 	core, apps := env.Informers.Core().V1(), env.Informers.Apps().V1()
 	budgets := env.Informers.Policy().V1().PodDisruptionBudgets()
 	c := &controller{
@@ -58,6 +68,7 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 		deployments:  apps.Deployments().Lister(),
 		statefulSets: apps.StatefulSets().Lister(),
 		replications: core.ReplicationControllers().Lister(),
+		scales:       client,
 		recorder:     env.Recorder("controllermanager"),
 	}
 	c.loop = reconcile.NewLoop(env, "disruption", workers, c.reconcile)
@@ -136,7 +147,7 @@ func (c *controller) reconcile(ctx context.Context, key string) error {
 	}
 	updated := budget.DeepCopy()
 	now := time.Now()
-	expected, desired, sumErr := c.wanted(budget, pods)
+	expected, desired, sumErr := c.wanted(ctx, budget, pods)
 	if sumErr == nil {
 		c.judge(updated, pods, expected, desired, now)
 	} else {
@@ -193,7 +204,7 @@ func (c *controller) judge(budget *policyv1.PodDisruptionBudget, pods []*corev1.
 
 // wanted returns how many pods there should be, and how many have to stay
 // healthy.
-func (c *controller) wanted(budget *policyv1.PodDisruptionBudget, pods []*corev1.Pod) (expected, desired int32, err error) {
+func (c *controller) wanted(ctx context.Context, budget *policyv1.PodDisruptionBudget, pods []*corev1.Pod) (expected, desired int32, err error) {
 	least, most := budget.Spec.MinAvailable, budget.Spec.MaxUnavailable
 	if most == nil && (least == nil || least.Type == intstr.Int) {
 		if least != nil {
@@ -204,7 +215,7 @@ func (c *controller) wanted(budget *policyv1.PodDisruptionBudget, pods []*corev1
 	if slices.ContainsFunc(pods, func(pod *corev1.Pod) bool { return metav1.GetControllerOfNoCopy(pod) == nil }) {
 		c.recorder.Eventf(budget, corev1.EventTypeWarning, "UnmanagedPods", "Pods selected by this PodDisruptionBudget (selector: %v) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", budget.Spec.Selector)
 	}
-	if expected, err = c.expected(pods); err != nil {
+	if expected, err = c.expected(ctx, pods); err != nil {
 		return 0, 0, err
 	}
 	if most != nil {
@@ -219,70 +230,4 @@ func (c *controller) wanted(budget *policyv1.PodDisruptionBudget, pods []*corev1
 		return 0, 0, fmt.Errorf("read minAvailable: %w", err)
 	}
 	return expected, int32(n), nil
-}
-
-// expected sums up what the owners of pods want.
-func (c *controller) expected(pods []*corev1.Pod) (int32, error) {
-	seen := map[types.UID]bool{}
-	total, strayed := int32(0), "" // the first by name, so that it is always the same
-	for _, pod := range pods {
-		ref := metav1.GetControllerOfNoCopy(pod)
-		if ref == nil {
-			continue // nobody would replace it
-		}
-		owner, replicas, err := c.scale(pod.Namespace, ref)
-		if err != nil {
-			c.loop.Logger().Debug("find what a pod's owner wants", "pod", reconcile.Key(pod), "kind", ref.Kind, "name", ref.Name, "error", err)
-			if strayed == "" || pod.Name < strayed {
-				strayed = pod.Name
-			}
-			continue
-		}
-		if !seen[owner] {
-			seen[owner] = true
-			total += replicas
-		}
-	}
-	if strayed != "" {
-		return 0, fmt.Errorf("found no controllers for pod %q", strayed)
-	}
-	return total, nil
-}
-
-// scale returns who decides on the number of pods, and the number.
-func (c *controller) scale(namespace string, ref *metav1.OwnerReference) (owner types.UID, replicas int32, err error) {
-	value := func(n *int32) int32 {
-		if n == nil {
-			return 1
-		}
-		return *n
-	}
-	switch ref.Kind {
-	case "ReplicaSet":
-		set, err := c.sets.ReplicaSets(namespace).Get(ref.Name)
-		if err != nil {
-			return "", 0, err
-		}
-		if above := metav1.GetControllerOfNoCopy(set); above != nil && above.Kind == "Deployment" {
-			d, err := c.deployments.Deployments(namespace).Get(above.Name)
-			if err != nil {
-				return "", 0, err
-			}
-			return d.UID, value(d.Spec.Replicas), nil
-		}
-		return set.UID, value(set.Spec.Replicas), nil
-	case "StatefulSet":
-		set, err := c.statefulSets.StatefulSets(namespace).Get(ref.Name)
-		if err != nil {
-			return "", 0, err
-		}
-		return set.UID, value(set.Spec.Replicas), nil
-	case "ReplicationController":
-		rc, err := c.replications.ReplicationControllers(namespace).Get(ref.Name)
-		if err != nil {
-			return "", 0, err
-		}
-		return rc.UID, value(rc.Spec.Replicas), nil
-	}
-	return "", 0, fmt.Errorf("%s has no scale known here", ref.APIVersion)
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 
 	"clusterctl/controlplane/controllers/controllertest"
 	"clusterctl/controlplane/controllers/reconcile"
@@ -28,7 +29,7 @@ func TestDisruptionsThatDoNotHappenAreTakenBack(t *testing.T) {
 		targeted("stale", "EvictionByEvictionAPI", time.Hour), targeted("fresh", "EvictionByEvictionAPI", time.Second),
 		targeted("agent", corev1.PodReasonTerminationByKubelet, time.Hour), ended, leaving,
 	}...)
-	c, err := New(f.Env)
+	c, err := New(f.Env, &rest.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

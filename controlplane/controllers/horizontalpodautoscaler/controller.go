@@ -16,19 +16,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	autoscalinglisters "k8s.io/client-go/listers/autoscaling/v2"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
-	"k8s.io/client-go/scale"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/client-go/util/retry"
 
 	"clusterctl/controlplane/controllers/reconcile"
+	"clusterctl/controlplane/controllers/scales"
 )
 
 const (
@@ -44,8 +39,7 @@ type controller struct {
 	client      kubernetes.Interface
 	autoscalers autoscalinglisters.HorizontalPodAutoscalerLister
 	pods        corelisters.PodLister
-	scales      scale.ScalesGetter
-	kinds       *restmapper.DeferredDiscoveryRESTMapper
+	scales      *scales.Client
 	source      source
 	recorder    record.EventRecorder
 	loop        *reconcile.Loop
@@ -58,16 +52,12 @@ type controller struct {
 
 // New makes the controller. config reaches scales and metrics of all kinds.
 func New(env *reconcile.Environment, config *rest.Config) (reconcile.Controller, error) {
-	found := memory.NewMemCacheClient(env.Client.Discovery())
 	c := newController(env)
-	c.kinds = restmapper.NewDeferredDiscoveryRESTMapper(found)
-	// The constructors write into what they are given.
 	var err error
-	c.scales, err = scale.NewForConfig(rest.CopyConfig(config), c.kinds, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(found))
-	if err != nil {
-		return nil, fmt.Errorf("make client of scales: %w", err)
+	if c.scales, err = scales.New(env.Client.Discovery(), config); err != nil {
+		return nil, err
 	}
-	if c.source, err = newAPIs(rest.CopyConfig(config), env.Client.Discovery(), c.kinds); err != nil {
+	if c.source, err = newAPIs(rest.CopyConfig(config), env.Client.Discovery(), c.scales.Kinds()); err != nil {
 		return nil, err
 	}
 	return c.loop, c.watch(env)
@@ -144,7 +134,7 @@ type pass struct {
 // run sizes the target and fills in the status.
 func (p *pass) run(ctx context.Context) error {
 	spec := p.autoscaler.Spec
-	target, resource, err := p.target(ctx)
+	target, resource, err := p.scales.Get(ctx, p.autoscaler.Namespace, spec.ScaleTargetRef.APIVersion, spec.ScaleTargetRef.Kind, spec.ScaleTargetRef.Name)
 	if err != nil {
 		p.warn("FailedGetScale", err)
 		p.set(autoscalingv2.AbleToScale, reason{false, "FailedGetScale", fmt.Sprintf("the HPA controller was unable to get the target's current scale: %v", err)})
@@ -192,7 +182,7 @@ func (p *pass) run(ctx context.Context) error {
 		p.fill(n.current, size, statuses)
 		return partly
 	}
-	if err := p.resize(ctx, target, resource, size); err != nil {
+	if err := p.scales.Resize(ctx, p.autoscaler.Namespace, resource, target, size); err != nil {
 		p.recorder.Eventf(p.autoscaler, corev1.EventTypeWarning, "FailedRescale", "New size: %d; reason: %s; error: %v", size, why, err)
 		p.set(autoscalingv2.AbleToScale, reason{false, "FailedUpdateScale", fmt.Sprintf("the HPA controller was unable to update the target scale: %v", err)})
 		p.fill(n.current, p.autoscaler.Status.DesiredReplicas, statuses)
@@ -205,46 +195,6 @@ func (p *pass) run(ctx context.Context) error {
 	p.fill(n.current, size, statuses)
 	p.autoscaler.Status.LastScaleTime = &metav1.Time{Time: p.now}
 	return partly
-}
-
-// target reads the scale of what the autoscaler points at.
-func (p *pass) target(ctx context.Context) (*autoscalingv1.Scale, schema.GroupResource, error) {
-	ref := p.autoscaler.Spec.ScaleTargetRef
-	gv, err := schema.ParseGroupVersion(ref.APIVersion)
-	if err != nil {
-		return nil, schema.GroupResource{}, err
-	}
-	mappings, err := p.kinds.RESTMappings(schema.GroupKind{Group: gv.Group, Kind: ref.Kind})
-	if err != nil {
-		p.kinds.Reset() // it may have come since
-		return nil, schema.GroupResource{}, err
-	}
-	var first error
-	for _, m := range mappings {
-		resource := m.Resource.GroupResource()
-		found, err := p.scales.Scales(p.autoscaler.Namespace).Get(ctx, resource, ref.Name, metav1.GetOptions{})
-		if err == nil {
-			return found, resource, nil
-		}
-		first = cmp.Or(first, err)
-	}
-	p.kinds.Reset()
-	return nil, schema.GroupResource{}, cmp.Or(first, errors.New("unrecognized resource"))
-}
-
-// resize tries again where the target has changed in between.
-func (p *pass) resize(ctx context.Context, target *autoscalingv1.Scale, resource schema.GroupResource, size int32) error {
-	scales := p.scales.Scales(p.autoscaler.Namespace)
-	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		target.Spec.Replicas = size
-		_, err := scales.Update(ctx, resource, target, metav1.UpdateOptions{})
-		if apierrors.IsConflict(err) {
-			if latest, again := scales.Get(ctx, resource, target.Name, metav1.GetOptions{}); again == nil {
-				target = latest
-			}
-		}
-		return err
-	})
 }
 
 // propose returns the largest size that a metric asks for, or -1 where metrics

@@ -16,11 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/restmapper"
 	scalefake "k8s.io/client-go/scale/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"clusterctl/controlplane/controllers/controllertest"
+	"clusterctl/controlplane/controllers/scales"
 )
 
 // fakeSource has one value of every kind.
@@ -94,20 +94,20 @@ func TestController(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := controllertest.New(t, test.autoscaler, aPod("a"), aPod("b"))
 			f.Client.Resources = []*metav1.APIResourceList{{GroupVersion: "apps/v1", APIResources: []metav1.APIResource{{Name: "deployments", Kind: "Deployment", Namespaced: true}}}}
-			scales := &scalefake.FakeScaleClient{}
+			getter := &scalefake.FakeScaleClient{}
 			size := test.size
 			got := make(chan int32, 10)
-			scales.AddReactor("get", "deployments", func(clienttesting.Action) (bool, runtime.Object, error) {
+			getter.AddReactor("get", "deployments", func(clienttesting.Action) (bool, runtime.Object, error) {
 				return true, &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "test"}, Spec: autoscalingv1.ScaleSpec{Replicas: size}, Status: autoscalingv1.ScaleStatus{Replicas: size, Selector: "app=web"}}, nil
 			})
-			scales.AddReactor("update", "deployments", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			getter.AddReactor("update", "deployments", func(action clienttesting.Action) (bool, runtime.Object, error) {
 				scale := action.(clienttesting.UpdateAction).GetObject().(*autoscalingv1.Scale)
 				got <- scale.Spec.Replicas
 				return true, scale, nil
 			})
 			c := newController(f.Env)
-			c.scales, c.source, c.now = scales, &test.source, func() time.Time { return noon }
-			c.kinds = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(f.Client.Discovery()))
+			c.source, c.now = &test.source, func() time.Time { return noon }
+			c.scales = scales.NewWith(memory.NewMemCacheClient(f.Client.Discovery()), getter)
 			if test.other {
 				c.selectors[identity{"test", "other"}] = labels.Everything()
 				c.selectors[identity{"elsewhere", "other"}] = labels.Everything()

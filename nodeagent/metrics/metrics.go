@@ -30,6 +30,7 @@ type Agent struct {
 	containerErrors      *prometheus.CounterVec
 	containerEnds        *prometheus.CounterVec
 	evictions            *prometheus.CounterVec
+	preemptions          *prometheus.CounterVec
 	requests             *prometheus.CounterVec
 	requestDurations     *prometheus.HistogramVec
 
@@ -87,6 +88,7 @@ func New(node string) *Agent {
 	a.containers = count("kubelet_started_containers_total", "Cumulative number of containers started", "container_type")
 	a.containerErrors = count("kubelet_started_containers_errors_total", "Cumulative number of errors when starting containers", "container_type", "code")
 	a.containerEnds = count("kubelet_terminated_containers_total", "Cumulative number of container terminations.", "container_type", "exit_code", "reason")
+	a.preemptions = count("kubelet_preemptions", "Cumulative number of pod preemptions by preemption resource", "preemption_signal")
 	a.evictions = count("kubelet_evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal")
 	a.requests = count("rest_client_requests_total", "Number of HTTP requests, partitioned by status code, method, and host.", "code", "method", "host")
 	a.requestDurations = spread("rest_client_request_duration_seconds", "Request latency in seconds. Broken down by verb, and host.",
@@ -176,6 +178,9 @@ func (a *Agent) ContainerStarted(kind, code string) {
 func (a *Agent) ContainerEnded(kind string, exitCode int32, reason string) {
 	a.containerEnds.WithLabelValues(kind, strconv.Itoa(int(exitCode)), reason).Inc()
 }
+
+// Preempted counts a pod that had to go because a critical one lacked the resource.
+func (a *Agent) Preempted(resource string) { a.preemptions.WithLabelValues(resource).Inc() }
 
 // Evicted counts a pod that had to go because of what the signal measures.
 func (a *Agent) Evicted(signal string) { a.evictions.WithLabelValues(signal).Inc() }

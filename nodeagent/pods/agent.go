@@ -139,7 +139,7 @@ func New(ctx context.Context, config Config) *Agent {
 	a.ledger = newLedger(config.Node, a.Wake)
 	a.evictions = eviction.New(config.Eviction, host{a}, config.Logger)
 	a.evictions.Evicted = a.Metrics.Evicted
-	a.ledger.refuse = a.refuse
+	a.ledger.refuse, a.ledger.preempt = a.refuse, a.preempt
 	a.Objects = objects.New(ctx, config.Client, a.refresh)
 	if config.Tokens == nil {
 		config.Tokens = volumes.NewTokens(config.Client)

@@ -136,9 +136,14 @@ func (b *bench) watching() {
 // until waits for the pod, as the API has it, to look as wanted.
 func (b *bench) until(what string, holds func(*v1.Pod) bool) *v1.Pod {
 	b.t.Helper()
+	return b.untilPod("p", what, holds)
+}
+
+func (b *bench) untilPod(name, what string, holds func(*v1.Pod) bool) *v1.Pod {
+	b.t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
-		pod, err := b.client.CoreV1().Pods("n").Get(b.t.Context(), "p", metav1.GetOptions{})
+		pod, err := b.client.CoreV1().Pods("n").Get(b.t.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			pod = nil
 		}

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -10,6 +11,7 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 
 	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/eviction"
 )
 
 // ledger keeps how much of the host each pod has been granted, and which pods
@@ -19,8 +21,9 @@ type ledger struct {
 	node func() *v1.Node // nil before it is known: then everything fits
 	wake func(types.UID) // the fate of the pod's wish has changed
 
-	refuse  func(*v1.Pod) (reason, message string) // for more reasons than room; nil: never
-	changed chan struct{}                          // told when anybody's room has changed
+	refuse  func(*v1.Pod) (reason, message string)   // for more reasons than room; nil: never
+	preempt func(pod *v1.Pod, short v1.ResourceName) // ends a pod; nil: none ends for another
+	changed chan struct{}                            // told when anybody's room has changed
 
 	mu      sync.Mutex
 	entries map[types.UID]*entry
@@ -33,6 +36,8 @@ type entry struct {
 	since           int     // order of the wish
 	reason, message string  // why the wish does not come true
 	leaving         bool    // the API has the pod no more: others may have its room
+	preempted       bool    // it ends in order to make room
+	held            bool    // it has to wait until those that make room for it are gone
 }
 
 func newLedger(node func() *v1.Node, wake func(types.UID)) *ledger {
@@ -78,23 +83,66 @@ func (l *ledger) grant(pod *v1.Pod) {
 	}
 }
 
-// admit grants the pod its room, or says why it cannot run here.
+// admit grants the pod its room, or says why it cannot run here. A critical pod may
+// have to wait until others have made room for it.
 func (l *ledger) admit(pod *v1.Pod) (reason, message string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refuse != nil {
 		reason, message = l.refuse(pod)
 	}
+	held := false
 	if node := l.node(); node != nil && reason == "" {
-		reason, message = Admit(node, l.others(pod.UID), pod)
+		if reason, message = Admit(node, l.others(pod.UID), pod); reason != "" && l.preempt != nil && eviction.Critical(pod) {
+			held, reason, message = l.makeRoom(node, pod)
+		}
 	}
 	if reason != "" {
 		delete(l.entries, pod.UID)
 		return reason, message
 	}
-	l.entries[pod.UID] = &entry{room: pod}
+	l.entries[pod.UID] = &entry{room: pod, held: held}
 	l.tell()
 	return "", ""
+}
+
+// makeRoom has others end for a critical pod where only room is lacking. l.mu is
+// held.
+func (l *ledger) makeRoom(node *v1.Node, pod *v1.Pod) (held bool, reason, message string) {
+	if reason, message = suits(node, l.others(pod.UID), pod); reason != "" {
+		return false, reason, message
+	}
+	var staying []*v1.Pod
+	for uid, e := range l.entries {
+		if uid != pod.UID && !e.leaving && !e.preempted {
+			staying = append(staying, e.room)
+		}
+	}
+	short := shortages(node, staying, pod)
+	chosen, err := victims(pod, staying, short)
+	if err != nil {
+		return false, "UnexpectedAdmissionError",
+			fmt.Sprintf("Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: %v", err)
+	}
+	for _, victim := range chosen {
+		l.entries[victim.UID].preempted = true
+		go l.preempt(victim, short[0].name)
+	}
+	return true, "", ""
+}
+
+// waits says that the pod was let in, but has to wait for others to be gone.
+func (l *ledger) waits(uid types.UID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.entries[uid]
+	if e == nil || !e.held {
+		return false
+	}
+	if node := l.node(); node == nil || len(shortages(node, l.others(uid), e.room)) == 0 {
+		e.held = false
+	}
+	return e.held
 }
 
 // release gives the pod's room back.
@@ -147,7 +195,10 @@ func (l *ledger) keep(uid types.UID) {
 // is woken, save asking. l.mu is held.
 func (l *ledger) settle(asking types.UID) {
 	var waiting []*entry
-	for _, e := range l.entries {
+	for uid, e := range l.entries {
+		if e.held {
+			l.wake(uid)
+		}
 		if e.wish != nil {
 			waiting = append(waiting, e)
 		}

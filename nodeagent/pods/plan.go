@@ -247,6 +247,9 @@ func hasPreStop(pod *v1.Pod, container string) bool {
 // run brings the pod up, or keeps it up.
 func (p *planner) run() {
 	s := p.s
+	if s.Held {
+		return
+	}
 	if !s.Prepared {
 		p.do(Action{Verb: Prepare})
 		return

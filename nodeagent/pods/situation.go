@@ -32,6 +32,7 @@ type Situation struct {
 	Health    map[string][]v1.ResourceStatus // of devices, by container
 	Recursive *bool                          // the pod's handler mounts read-only recursively; nil: not known now
 
+	Held         bool // others have to make room for the pod first
 	NetworkReady bool // pods can be given addresses
 	Prepared     bool // cgroup and volumes are in place
 	TornDown     bool // cgroup and volumes are gone again
@@ -43,6 +44,7 @@ type End struct {
 	Phase     v1.PodPhase // to report when everything has stopped; empty to derive it
 	Reason    string
 	Message   string
+	Excuse    string    // message of the DisruptionTarget condition, where it is not Message
 	Rejected  bool      // it was never let in: nothing is said of its containers
 	Disrupted string    // reason of the DisruptionTarget condition; empty for none
 	Grace     int64     // seconds for containers to stop in

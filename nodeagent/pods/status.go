@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -317,7 +318,7 @@ func conditions(s *Situation, status *v1.PodStatus) {
 	}
 	set(v1.PodReady, ready, reason, message)
 	if s.End != nil && s.End.Disrupted != "" {
-		set(v1.DisruptionTarget, true, s.End.Disrupted, s.End.Message)
+		set(v1.DisruptionTarget, true, s.End.Disrupted, cmp.Or(s.End.Excuse, s.End.Message))
 	}
 	if c := condition(status, v1.PodScheduled); c == nil {
 		set(v1.PodScheduled, true, "", "")

@@ -461,6 +461,9 @@ func (w *worker) reasonToEnd(s *Situation) *End {
 		}
 		s.Pod, s.Allotment = w.allotment.Granted.of(w.pod), w.allotment.clone()
 	}
+	if s.Held = w.agent.ledger.waits(w.uid); s.Held {
+		return nil
+	}
 	if w.refused != nil {
 		end.Phase, end.Reason, end.Message, end.Rejected = v1.PodFailed, "UnexpectedAdmissionError", "Pod was rejected: "+w.refused.Error(), true
 		w.agent.event(pod, "", v1.EventTypeWarning, end.Reason, w.refused.Error())

@@ -49,7 +49,7 @@ func (s *scheduler) refuse(ctx context.Context, item *queue.Item, refusals *fram
 		if remedy.Act == nil {
 			return
 		}
-		err := remedy.Act(ctx, s.recorder)
+		err := remedy.Act(ctx, framework.Hands{Recorder: s.recorder, Withdraw: s.withdraw})
 		if err != nil {
 			s.mu.Lock()
 			s.picture.Unnominate(pod.UID)

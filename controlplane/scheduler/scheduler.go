@@ -12,6 +12,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
@@ -51,8 +52,9 @@ type scheduler struct {
 
 	mu      sync.Mutex // guards what follows
 	picture *picture.Picture
-	kinds   map[string]*kind // by signature
-	uses    uint64           // of kinds: tells which was used last
+	kinds   map[string]*kind                      // by signature
+	slow    map[types.UID]context.CancelCauseFunc // of pods that are being prepared for their binding
+	uses    uint64                                // of kinds: tells which was used last
 
 	// What one cycle works with, kept for the next.
 	feasible       []int32              // indexes of nodes
@@ -108,7 +110,7 @@ func Run(ctx context.Context, config Config) error {
 func newScheduler(profiles ...*framework.Profile) *scheduler {
 	s := &scheduler{
 		profiles: map[string]*framework.Profile{}, metrics: map[string]*metrics.Profile{}, queue: queue.New(profiles[0].QueueSort.Less, clock.RealClock{}),
-		picture: picture.New(), kinds: map[string]*kind{}, slots: make(chan struct{}, bindings),
+		picture: picture.New(), kinds: map[string]*kind{}, slow: map[types.UID]context.CancelCauseFunc{}, slots: make(chan struct{}, bindings),
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 	}
 	for _, p := range profiles {
@@ -154,6 +156,11 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 	}
 	s.picture.Assume(pod, &assumed)
 	slow := slices.ContainsFunc(profile.PreBinds, func(p framework.PreBindPlugin) bool { return p.Needed(&assumed) })
+	preparing, cancel := ctx, context.CancelCauseFunc(nil)
+	if slow {
+		preparing, cancel = context.WithCancelCause(ctx)
+		s.slow[assumed.UID] = cancel
+	}
 	s.mu.Unlock()
 	if kept != "" && kept != node.Name() {
 		s.queue.Notify(framework.Event{Kind: framework.PodRemoved}) // its room is free
@@ -162,8 +169,13 @@ func (s *scheduler) schedule(ctx context.Context, item *queue.Item) {
 	if slow {
 		// It may wait for others for long: it takes a slot only to be bound.
 		s.done.Go(func() {
-			s.announce(ctx, &assumed)
-			if err := s.preBind(ctx, profile, &assumed); err != nil {
+			defer cancel(nil)
+			s.announce(preparing, &assumed)
+			err := s.preBind(preparing, profile, &assumed)
+			if !s.prepared(assumed.UID) {
+				err = context.Cause(preparing)
+			}
+			if err != nil {
 				s.giveUp(ctx, profile, item, &assumed, start, err)
 			} else if !s.detach(ctx, func() { s.bind(ctx, profile, item, &assumed, start) }) {
 				s.giveUp(ctx, profile, item, &assumed, start, ctx.Err())
@@ -215,6 +227,28 @@ func (s *scheduler) announce(ctx context.Context, pod *v1.Pod) {
 	if err := s.writeNomination(ctx, pod, pod.Spec.NodeName); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 		s.logger.Warn("nomination not written", "pod", pod.Namespace+"/"+pod.Name, "error", err)
 	}
+}
+
+// prepared says that nobody can withdraw the pod any more; false: somebody has.
+func (s *scheduler) prepared(pod types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ours := s.slow[pod]
+	delete(s.slow, pod)
+	return ours
+}
+
+// withdraw is framework.Hands.Withdraw.
+func (s *scheduler) withdraw(pod types.UID, why error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cancel := s.slow[pod]
+	if cancel == nil {
+		return false
+	}
+	delete(s.slow, pod)
+	cancel(why)
+	return true
 }
 
 // detach runs f off the critical path, once there is a slot for it; false: ctx
@@ -278,6 +312,7 @@ func (s *scheduler) giveUp(ctx context.Context, profile *framework.Profile, item
 	// Unless the informer has meanwhile confirmed it.
 	s.picture.RemoveAssumed(pod)
 	s.mu.Unlock()
+	s.queue.Left(pod.UID)
 	s.queue.Notify(framework.Event{Kind: framework.PodRemoved, Pod: pod})
 	s.failed(ctx, item, pod, start, err)
 }

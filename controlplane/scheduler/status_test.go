@@ -89,22 +89,41 @@ func TestRunTellsWhyBindingFailed(t *testing.T) {
 	eventually(t, "bound", func() bool { return podOf(t, client, "p").Spec.NodeName == "a" })
 }
 
-// Where a pod will go is told before what may take long: here a volume that has to
-// be made first.
-func TestRunAnnouncesWhereAPodWillGo(t *testing.T) {
+// awaitsVolume is a cluster of one node and a pod whose volume nobody makes.
+func awaitsVolume(pod *v1.Pod) *fake.Clientset {
 	late := storagev1.VolumeBindingWaitForFirstConsumer
 	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "late"}, Provisioner: "example.com/csi", VolumeBindingMode: &late}
 	claim := &v1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "c", UID: "c"},
 		Spec:       v1.PersistentVolumeClaimSpec{StorageClassName: new("late"), AccessModes: []v1.PersistentVolumeAccessMode{v1.ReadWriteOnce}},
 	}
-	pod := newPod("p", func(p *v1.Pod) {
-		p.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}}}
-	})
-	client := fakeCluster(node("a"), class, claim, pod)
+	pod.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}}}
+	return fakeCluster(node("a"), class, claim, pod)
+}
+
+// Where a pod will go is told before what may take long: here a volume that has to
+// be made first.
+func TestRunAnnouncesWhereAPodWillGo(t *testing.T) {
+	client := awaitsVolume(newPod("p"))
 	runScheduler(t, client)
 	eventually(t, "announced", func() bool { return podOf(t, client, "p").Status.NominatedNodeName == "a" })
 	if p := podOf(t, client, "p"); p.Spec.NodeName != "" {
 		t.Errorf("bound to %s without its volume", p.Spec.NodeName)
 	}
+}
+
+// A pod that is not bound yet has to make room, but not to go.
+func TestRunPreemptsWhatIsNotBound(t *testing.T) {
+	client := awaitsVolume(newPod("low", requests("2", "1Gi"), func(p *v1.Pod) { p.Spec.Priority = new(int32(1)) }))
+	runScheduler(t, client)
+	eventually(t, "announced", func() bool { return podOf(t, client, "low").Status.NominatedNodeName == "a" })
+	high := newPod("high", requests("2", "1Gi"), func(p *v1.Pod) { p.Spec.Priority = new(int32(5)) })
+	if _, err := client.CoreV1().Pods("default").Create(t.Context(), high, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "room", func() bool { return podOf(t, client, "high").Spec.NodeName == "a" })
+	eventually(t, "a word to who made it", func() bool {
+		p := podOf(t, client, "low") // which must be there
+		return p.Spec.NodeName == "" && p.Status.NominatedNodeName == "" && len(p.Status.Conditions) == 1 && p.Status.Conditions[0].Status == v1.ConditionFalse
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 
 	"clusterctl/controlplane/scheduler/picture"
@@ -101,11 +102,19 @@ type Remedy struct {
 	// Message explains, where there is no node.
 	Message string
 	// Act carries it out, once the picture is unlocked; nil: nothing to do.
-	Act func(ctx context.Context, recorder events.EventRecorder) error
+	Act func(ctx context.Context, hands Hands) error
 	// Victims are the pods that Act deletes.
 	Victims []*v1.Pod
 	// Cleared are less important pods which were nominated to the node before.
 	Cleared []*v1.Pod
+}
+
+// Hands are what a remedy is carried out with.
+type Hands struct {
+	Recorder events.EventRecorder
+	// Withdraw has a pod wait again that has a node but is not bound yet, and may
+	// not be for long; false: the pod is no such one.
+	Withdraw func(pod types.UID, why error) bool
 }
 
 // ReservePlugin takes and gives back what a pod needs on a node beside the

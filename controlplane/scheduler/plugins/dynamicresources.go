@@ -11,7 +11,6 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/events"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/dynamic-resource-allocation/cel"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
@@ -304,7 +303,7 @@ func (p *DynamicResources) PostFilter(_ *framework.Profile, pod *picture.Pod, cl
 		if claim.Status.Allocation == nil || len(users) > 1 || len(users) == 1 && users[0].UID != pod.Object.UID || !search.hinders(claim, cluster.Nodes()) {
 			continue
 		}
-		return framework.Remedy{Message: "deallocation of ResourceClaim completed", Act: func(ctx context.Context, _ events.EventRecorder) error {
+		return framework.Remedy{Message: "deallocation of ResourceClaim completed", Act: func(ctx context.Context, _ framework.Hands) error {
 			return p.deallocate(ctx, claim)
 		}}
 	}

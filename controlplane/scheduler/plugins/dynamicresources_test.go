@@ -235,7 +235,7 @@ func TestClaimThatLeadsNowhereIsFreed(t *testing.T) {
 	if remedy.Act == nil {
 		t.Fatal("does nothing")
 	}
-	if err := remedy.Act(t.Context(), nil); err != nil {
+	if err := remedy.Act(t.Context(), framework.Hands{}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := client.ResourceV1().ResourceClaims("ns").Get(t.Context(), "stuck", metav1.GetOptions{})

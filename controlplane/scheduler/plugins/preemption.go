@@ -73,10 +73,14 @@ func (p DefaultPreemption) PostFilter(profile *framework.Profile, pod *picture.P
 		remedy.Victims = append(remedy.Victims, victim.Object)
 	}
 	preemptor, victims := pod.Object, remedy.Victims
-	remedy.Act = func(ctx context.Context, recorder events.EventRecorder) error {
+	remedy.Act = func(ctx context.Context, hands framework.Hands) error {
 		var errs []error
 		for _, victim := range victims {
-			errs = append(errs, p.evict(ctx, recorder, victim, preemptor, remedy.Node))
+			if hands.Withdraw(victim.UID, errPreempted) {
+				preempted(hands.Recorder, victim, preemptor, remedy.Node, " (in kube-scheduler memory).")
+				continue
+			}
+			errs = append(errs, p.evict(ctx, hands.Recorder, victim, preemptor, remedy.Node))
 		}
 		return errors.Join(errs...)
 	}
@@ -190,6 +194,14 @@ func (p DefaultPreemption) evict(ctx context.Context, recorder events.EventRecor
 	case err != nil:
 		return fmt.Errorf("preempt %s/%s: %w", victim.Namespace, victim.Name, err)
 	}
-	recorder.Eventf(victim, preemptor, v1.EventTypeNormal, "Preempted", "Preempting", "Preempted by pod %v on node %v", preemptor.UID, node)
+	preempted(recorder, victim, preemptor, node, "")
 	return nil
+}
+
+// errPreempted is why a pod that was not bound yet waits again: nothing runs of it,
+// so there is nothing to delete.
+var errPreempted = errors.New("preempted by DefaultPreemption")
+
+func preempted(recorder events.EventRecorder, victim, preemptor *v1.Pod, node, how string) {
+	recorder.Eventf(victim, preemptor, v1.EventTypeNormal, "Preempted", "Preempting", "Preempted by pod %v on node %v%s", preemptor.UID, node, how)
 }

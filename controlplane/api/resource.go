@@ -9,6 +9,8 @@ import (
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"clusterctl/controlplane/stack"
 )
 
 // Resource serves a store as a kind's main resource.
@@ -32,8 +34,15 @@ var (
 func (r *Resource) ShortNames() []string { return r.shortNames }
 func (r *Resource) Categories() []string { return r.categories }
 
+// Update implements rest.Updater.
+func (r *Resource) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, forceCreate bool, options *v1.UpdateOptions) (runtime.Object, bool, error) {
+	stack.Deep()
+	return r.Store.Update(ctx, name, info, create, update, forceCreate, options)
+}
+
 // Delete implements rest.GracefulDeleter.
 func (r *Resource) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *v1.DeleteOptions) (runtime.Object, bool, error) {
+	stack.Deep()
 	return r.Store.Delete(withAskedGrace(ctx, options), name, validate, options)
 }
 
@@ -77,6 +86,7 @@ func (r *StatusResource) Get(ctx context.Context, name string, options *v1.GetOp
 }
 
 func (r *StatusResource) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, _ bool, options *v1.UpdateOptions) (runtime.Object, bool, error) {
+	stack.Deep()
 	return r.store.Update(ctx, name, info, create, update, false, options)
 }
 

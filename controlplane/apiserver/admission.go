@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiadmission "k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -24,7 +25,7 @@ func (s *Server) admit(config *genericapiserver.Config, kinds []api.Kind) error 
 	if err != nil {
 		return fmt.Errorf("make client for the parameters of policies: %w", err)
 	}
-	config.AdmissionControl, err = admission.NewChain(admission.Config{
+	chain, err := admission.NewChain(admission.Config{
 		Client:           s.client,
 		Informers:        s.informers,
 		Authorizer:       config.Authorization.Authorizer,
@@ -39,5 +40,6 @@ func (s *Server) admit(config *genericapiserver.Config, kinds []api.Kind) error 
 	if err != nil {
 		return fmt.Errorf("build admission chain: %w", err)
 	}
+	config.AdmissionControl = apiadmission.NewChainHandler(roomyAdmission{}, chain)
 	return nil
 }

@@ -41,6 +41,7 @@ func (s *Server) genericConfig(scheme *runtime.Scheme) (*genericapiserver.Config
 	config.ExternalAddress = net.JoinHostPort(s.config.Address, strconv.Itoa(s.config.Port))
 	config.PublicAddress = net.ParseIP(s.config.Address)
 	config.LoopbackClientConfig = s.ClientConfig(user.APIServerUser, user.SystemPrivilegedGroup)
+	config.BuildHandlerChainFunc = roomyFilters
 	config.SkipOpenAPIInstallation = true // documents.install does it
 	config.LongRunningFunc = filters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"),
@@ -94,7 +95,7 @@ func (s *Server) authenticate(config *genericapiserver.Config) error {
 	if err != nil {
 		return err
 	}
-	config.Authentication.Authenticator = result.Request
+	config.Authentication.Authenticator = roomyAuthenticator{result.Request}
 	config.Authentication.APIAudiences = result.Audiences
 	config.Authentication.RequestHeaderConfig = result.RequestHeaders
 	for _, ca := range []dynamiccertificates.CAContentProvider{clientCA, frontProxyCA} {

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	structure "sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
+
+	"clusterctl/controlplane/stack"
 )
 
 // Types are all of them, as server-side apply sees them.
@@ -42,6 +44,7 @@ func NewTypeConverter(scheme *runtime.Scheme) (managedfields.TypeConverter, erro
 
 // ObjectToTyped implements managedfields.TypeConverter.
 func (c converter) ObjectToTyped(object runtime.Object, options ...typed.ValidationOptions) (*typed.TypedValue, error) {
+	stack.Deep() // who has which fields is found before anything else of ours is called
 	gvk := object.GetObjectKind().GroupVersionKind()
 	t, ok := c[gvk]
 	if !ok {

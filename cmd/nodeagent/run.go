@@ -250,8 +250,9 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		return server.Run(ctx, server.Config{
 			Listen: fmt.Sprintf(":%d", hostconfig.PortNodeAgent), ClientCA: pki.ClusterCA(), GetCertificate: keeper.Serving,
 			NodeName: config.NodeName, Client: client, Pods: agent, Runtime: cri, Volumes: agent.Volumes, LogDir: "/var/log",
-			Stats:  &stats.Source{NodeName: config.NodeName, StateDir: config.StateDir, Cgroups: cgroupRoot, Runtime: cri, Volumes: claimed, Disks: agent.Disks()},
-			Logger: logger.With("part", "server"), Metrics: gatherers, MoreMetrics: moreMetrics,
+			CheckpointDir: filepath.Join(config.StateDir, "checkpoints"),
+			Stats:         &stats.Source{NodeName: config.NodeName, StateDir: config.StateDir, Cgroups: cgroupRoot, Runtime: cri, Volumes: claimed, Disks: agent.Disks()},
+			Logger:        logger.With("part", "server"), Metrics: gatherers, MoreMetrics: moreMetrics,
 		})
 	})
 	start("pod resources", func() error {

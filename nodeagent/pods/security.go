@@ -56,7 +56,8 @@ func (a *Agent) securityContext(ctx context.Context, pod *v1.Pod, c *v1.Containe
 			s.Capabilities.DropCapabilities = append(s.Capabilities.DropCapabilities, string(drop))
 		}
 	}
-	user := first(sc.RunAsUser, podSC.RunAsUser)
+	chosen := first(sc.RunAsUser, podSC.RunAsUser)
+	user := chosen
 	if user == nil && imageUser == "" {
 		user = imageUID
 	}
@@ -71,6 +72,8 @@ func (a *Agent) securityContext(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	}
 	if isTrue(first(sc.RunAsNonRoot, podSC.RunAsNonRoot)) {
 		switch {
+		case chosen != nil && *chosen == 0:
+			return nil, fmt.Errorf("container's runAsUser breaks non-root policy (pod: %q, container: %s)", pod.Name+"_"+pod.Namespace+"("+string(pod.UID)+")", c.Name)
 		case user != nil && *user == 0:
 			return nil, fmt.Errorf("container has runAsNonRoot and image will run as root (pod: %q, container: %s)", pod.Name+"_"+pod.Namespace+"("+string(pod.UID)+")", c.Name)
 		case user == nil && imageUser != "":

@@ -118,12 +118,14 @@ func (a *auth) may(ctx context.Context, user authenticationv1.UserInfo, verb, su
 func subresources(path string) []string {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch first {
-	case "stats", "metrics":
+	case "stats", "metrics", "checkpoint":
 		return []string{first}
 	case "logs":
 		return []string{"log"}
 	case "healthz", "pods":
 		return []string{first, "proxy"}
+	case "runningpods":
+		return []string{"pods", "proxy"}
 	}
 	return []string{"proxy"}
 }

@@ -52,6 +52,7 @@ type Config struct {
 	Stats          *stats.Source
 	Volumes        Volumes
 	LogDir         string // of the host: "/var/log"
+	CheckpointDir  string // of containers
 	Logger         *slog.Logger
 	// Metrics are served by path: "/metrics", "/metrics/cadvisor", …
 	Metrics map[string]prometheus.Gatherer
@@ -117,6 +118,8 @@ func (s *Server) routes() http.Handler {
 		mux.HandleFunc("/"+verb+"/{namespace}/{pod}/{container}", s.stream(verb))
 		mux.HandleFunc("/"+verb+"/{namespace}/{pod}/{uid}/{container}", s.stream(verb))
 	}
+	mux.HandleFunc("GET /runningpods/", s.runningPods)
+	mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", s.checkpoint)
 	mux.HandleFunc("DELETE /localvolumes/{name}", s.removeLocalVolume)
 	mux.HandleFunc("/portForward/{namespace}/{pod}", s.portForward)
 	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", s.portForward)

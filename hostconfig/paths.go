@@ -81,12 +81,14 @@ const (
 
 // Ports on a host.
 const (
-	PortAPI        = 6443  // controlplane: HTTPS, every address
-	PortAPILB      = 6444  // nodeagent: 127.0.0.1 only, to every control plane's PortAPI
-	PortEtcdClient = 2379  // etcd: clients, mTLS
-	PortEtcdPeer   = 2380  // etcd: peers, mTLS
-	PortNodeAgent  = 10250 // nodeagent: HTTPS, logs, exec, stats
-	PortVXLAN      = 8472  // UDP between nodes
-	PortHTTP       = 80    // nodeagent, where it serves Ingresses
-	PortHTTPS      = 443   // the same
+	PortAPI         = 6443  // controlplane: HTTPS, every address
+	PortAPILB       = 6444  // nodeagent: 127.0.0.1 only, to every control plane's PortAPI
+	PortEtcdClient  = 2379  // etcd: clients, mTLS
+	PortEtcdPeer    = 2380  // etcd: peers, mTLS
+	PortNodeAgent   = 10250 // nodeagent: HTTPS, logs, exec, stats
+	PortProxyHealth = 10256 // nodeagent: HTTP, every address: /healthz and /livez of the service proxy
+	PortProxyStatus = 10249 // nodeagent: HTTP, 127.0.0.1 only: /proxyMode
+	PortVXLAN       = 8472  // UDP between nodes
+	PortHTTP        = 80    // nodeagent, where it serves Ingresses
+	PortHTTPS       = 443   // the same
 )

@@ -102,7 +102,7 @@ func (c *checker) checkNodePorts(text string) {
 	}
 	for _, port := range []int{
 		22, hostconfig.PortAPI, hostconfig.PortAPILB, hostconfig.PortEtcdClient,
-		hostconfig.PortEtcdPeer, hostconfig.PortNodeAgent,
+		hostconfig.PortEtcdPeer, hostconfig.PortNodeAgent, hostconfig.PortProxyHealth, hostconfig.PortProxyStatus,
 	} {
 		if first <= port && port <= last {
 			c.faultAt(path, hint, "nodePortRange %s takes port %d, which the hosts need themselves", text, port)

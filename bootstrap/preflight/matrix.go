@@ -28,6 +28,8 @@ var (
 	apiPort    = Port{TCP, hostconfig.PortAPI, hostconfig.UnitControlPlane, false, "the API"}
 	lbPort     = Port{TCP, hostconfig.PortAPILB, hostconfig.UnitNodeAgent, true, "the node's API load balancer"}
 	agentPort  = Port{TCP, hostconfig.PortNodeAgent, hostconfig.UnitNodeAgent, false, "logs and exec"}
+	healthPort = Port{TCP, hostconfig.PortProxyHealth, hostconfig.UnitNodeAgent, false, "load balancers' health checks"}
+	statusPort = Port{TCP, hostconfig.PortProxyStatus, hostconfig.UnitNodeAgent, true, "the service proxy's mode"}
 	vxlanPort  = Port{UDP, hostconfig.PortVXLAN, hostconfig.UnitNodeAgent, false, "the pod network"}
 	httpPort   = Port{TCP, hostconfig.PortHTTP, hostconfig.UnitNodeAgent, false, "ingresses"}
 	httpsPort  = Port{TCP, hostconfig.PortHTTPS, hostconfig.UnitNodeAgent, false, "ingresses"}
@@ -47,7 +49,7 @@ func Ports(inv *inventory.Inventory, h inventory.Host) []Port {
 		}
 	}
 	if h.IsNode() {
-		ports = append(ports, lbPort, agentPort, vxlanPort)
+		ports = append(ports, lbPort, agentPort, healthPort, statusPort, vxlanPort)
 	}
 	for _, n := range inv.IngressNodes() {
 		if n.Name == h.Name {

@@ -23,6 +23,8 @@ type backend interface {
 	forget()
 	// remove takes all rules away.
 	remove() error
+	// mode is the back end's name in inventories.
+	mode() string
 }
 
 var (

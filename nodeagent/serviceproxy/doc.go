@@ -15,6 +15,7 @@
 //   - iptables*.go: the back end for iptables, and the model as its rules
 //   - conntrack.go: forgetting UDP flows to endpoints that have gone
 //   - health.go: answering load balancers that ask for local endpoints
+//   - proxyhealth.go: answering those that ask for the node
 //
 // The rules work without the proxy, and stay when it ends. One that starts
 // finds them and changes what differs.

@@ -3,12 +3,16 @@ package serviceproxy
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -18,17 +22,20 @@ import (
 // balancers outside ask them at the service's health-check node port.
 type healthServers struct {
 	log     *slog.Logger
+	proxy   *proxyHealth
+	nets    []netip.Prefix // of this node's addresses that node ports are reached at; empty: all
 	servers map[uint16]*healthServer
 }
 
 type healthServer struct {
-	service string
-	local   atomic.Int64 // ready endpoints on this node
-	http    *http.Server
+	namespace, name string
+	proxy           *proxyHealth
+	local           atomic.Int64 // ready endpoints on this node
+	http            *http.Server
 }
 
-func newHealthServers(log *slog.Logger) *healthServers {
-	return &healthServers{log: log, servers: map[uint16]*healthServer{}}
+func newHealthServers(log *slog.Logger, proxy *proxyHealth, nets []netip.Prefix) *healthServers {
+	return &healthServers{log: log, proxy: proxy, nets: nets, servers: map[uint16]*healthServer{}}
 }
 
 // update starts and stops servers to fit the ports. A port that is taken is
@@ -44,14 +51,14 @@ func (h *healthServers) update(ctx context.Context, all iter.Seq[servicePort]) {
 		}
 	}
 	for port, server := range h.servers {
-		if wanted[port] != server.service {
+		if wanted[port] != server.namespace+"/"+server.name {
 			server.http.Close()
 			delete(h.servers, port)
 		}
 	}
 	for port, service := range wanted {
 		if h.servers[port] == nil {
-			server, err := startHealthServer(ctx, port, service)
+			server, err := h.start(ctx, port, service)
 			if err != nil {
 				h.log.Warn("load balancers cannot ask for the health of a service", "service", service, "err", err)
 				continue
@@ -69,25 +76,73 @@ func (h *healthServers) close() {
 	}
 }
 
-func startHealthServer(ctx context.Context, port uint16, service string) (*healthServer, error) {
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", ":"+strconv.Itoa(int(port)))
-	if err != nil {
-		return nil, fmt.Errorf("listen for health checks: %w", err)
+// start listens at all of the node's addresses that node ports are reached at.
+func (h *healthServers) start(ctx context.Context, port uint16, service string) (*healthServer, error) {
+	addresses := []string{""}
+	if own := h.addresses(); len(own) > 0 {
+		addresses = own
 	}
-	server := &healthServer{service: service}
-	server.http = &http.Server{Handler: server, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
-	go func() { _ = server.http.Serve(listener) }() // until it is closed
+	server := &healthServer{proxy: h.proxy}
+	server.namespace, server.name, _ = strings.Cut(service, "/")
+	server.http = newServer(server)
+	var listeners []net.Listener
+	for _, address := range addresses {
+		var config net.ListenConfig
+		listener, err := config.Listen(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(int(port))))
+		if err != nil {
+			for _, l := range listeners {
+				err = errors.Join(err, l.Close())
+			}
+			return nil, fmt.Errorf("listen for health checks: %w", err)
+		}
+		listeners = append(listeners, listener)
+	}
+	for _, listener := range listeners {
+		go func() { _ = server.http.Serve(listener) }() // until it is closed
+	}
 	return server, nil
 }
 
-// ServeHTTP answers 200 if this node has an endpoint, and 503 if not.
+// addresses are the node's within the networks that the inventory names; none if it
+// names none, or the node has none there.
+func (h *healthServers) addresses() []string {
+	var list []string
+	for _, f := range []family{ipv4, ipv6} {
+		for _, own := range ownAddresses(f) {
+			if slices.ContainsFunc(h.nets, func(network netip.Prefix) bool { return network.Contains(own) }) {
+				list = append(list, own.String())
+			}
+		}
+	}
+	return list
+}
+
+func newServer(handler http.Handler) *http.Server {
+	return &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+}
+
+// ServeHTTP answers 200 if this node has an endpoint, and rules for it that are up
+// to date; else 503.
 func (s *healthServer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	local := s.local.Load()
+	type reference struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+	}
+	local, healthy := s.local.Load(), s.proxy.status().Healthy
+	w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.FormatInt(local, 10))
+	answer(w, local > 0 && healthy, struct {
+		Service             reference `json:"service"`
+		LocalEndpoints      int64     `json:"localEndpoints"`
+		ServiceProxyHealthy bool      `json:"serviceProxyHealthy"`
+	}{reference{s.namespace, s.name}, local, healthy})
+}
+
+// answer answers a load balancer.
+func answer(w http.ResponseWriter, well bool, what any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if local == 0 {
+	if !well {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_ = json.NewEncoder(w).Encode(map[string]any{"service": s.service, "localEndpoints": local})
+	_ = json.NewEncoder(w).Encode(what)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coreos/go-iptables/iptables"
 
+	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/network"
 )
 
@@ -204,6 +205,9 @@ func (k *iptablesBackend) intact() (bool, error) {
 	missing, err := k.hook()
 	return !missing, err
 }
+
+// mode implements backend.
+func (k *iptablesBackend) mode() string { return hostconfig.ProxyIptables }
 
 // forget implements backend.
 func (k *iptablesBackend) forget() { k.known = false }

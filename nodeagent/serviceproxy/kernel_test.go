@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -268,14 +269,23 @@ func TestHealthServers(t *testing.T) {
 	}
 	port := uint16(listener.Addr().(*net.TCPAddr).Port)
 	listener.Close()
-	h := newHealthServers(slog.New(slog.DiscardHandler))
+	now := time.Unix(0, 0)
+	proxy := newProxyHealth(nil)
+	proxy.now = func() time.Time { return now }
+	h := newHealthServers(slog.New(slog.DiscardHandler), proxy, nil)
 	defer h.close()
+	body, weight := "", ""
 	status := func() int {
 		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", port))
 		if err != nil {
 			return 0
 		}
+		raw, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
 		response.Body.Close()
+		body, weight = strings.TrimSpace(string(raw)), response.Header.Get("X-Load-Balancing-Endpoint-Weight")
 		return response.StatusCode
 	}
 	for _, test := range []struct {
@@ -294,6 +304,17 @@ func TestHealthServers(t *testing.T) {
 		}
 		http.DefaultClient.CloseIdleConnections()
 	}
+	h.update(context.Background(), slices.Values([]servicePort{{service: "home/web", healthPort: port, readyHere: 2}}))
+	if status(); weight != "2" || body != `{"service":{"namespace":"home","name":"web"},"localEndpoints":2,"serviceProxyHealthy":true}` {
+		t.Errorf("got weight %q and %s", weight, body)
+	}
+	proxy.followed(ipv4)
+	proxy.queued(ipv4)
+	now = now.Add(late)
+	if got := status(); got != http.StatusServiceUnavailable || !strings.Contains(body, `"serviceProxyHealthy":false`) {
+		t.Errorf("with rules that are late: got %d, %s", got, body)
+	}
+	http.DefaultClient.CloseIdleConnections()
 }
 
 func TestSyncFollowsTheInformers(t *testing.T) { modes(t, testSyncFollows) }
@@ -322,7 +343,7 @@ func testSyncFollows(t *testing.T, w *world) {
 	if !cache.WaitFor(ctx, "", synced...) {
 		t.Fatal("informers did not sync")
 	}
-	p := &proxy{config: config, health: newHealthServers(config.Log), dirt: dirt,
+	p := &proxy{config: config, status: newProxyHealth(nil), health: newHealthServers(config.Log, newProxyHealth(nil), nil), dirt: dirt,
 		halves: []*half{{layout: testLayout, ports: map[string][]servicePort{}, chosen: w.backend}}}
 	sync := func(update bool) {
 		t.Helper()

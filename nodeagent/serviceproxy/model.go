@@ -37,9 +37,10 @@ func (f family) addressType() discoveryv1.AddressType {
 // self is what the model has to know of its own node, and which half of the
 // services it is of.
 type self struct {
-	node   string // name
-	zone   string // may be empty
-	family family
+	node    string // name
+	zone    string // may be empty
+	family  family
+	address netip.Addr // the node's of the family; may be invalid
 }
 
 // servicePort is one port of one service: where packets come in, and where
@@ -80,7 +81,7 @@ func portsOf(service *corev1.Service, all []*discoveryv1.EndpointSlice, here sel
 	})
 	ports := make([]servicePort, 0, len(service.Spec.Ports))
 	for i := range service.Spec.Ports {
-		p := newServicePort(service, &service.Spec.Ports[i], clusterIP, here.family)
+		p := newServicePort(service, &service.Spec.Ports[i], clusterIP, here)
 		p.choose(collect(all, &service.Spec.Ports[i]), here)
 		ports = append(ports, p)
 	}
@@ -101,8 +102,8 @@ func clusterIP(service *corev1.Service, family family) (netip.Addr, bool) {
 	return netip.Addr{}, false // headless, or not given one yet
 }
 
-func newServicePort(service *corev1.Service, port *corev1.ServicePort, clusterIP netip.Addr, family family) servicePort {
-	spec := &service.Spec
+func newServicePort(service *corev1.Service, port *corev1.ServicePort, clusterIP netip.Addr, here self) servicePort {
+	spec, family := &service.Spec, here.family
 	name := service.Namespace + "/" + service.Name
 	p := servicePort{
 		name:          name + ":" + port.Name,
@@ -130,6 +131,13 @@ func newServicePort(service *corev1.Service, port *corev1.ServicePort, clusterIP
 		}
 		p.balancerIPs = addresses(ips, family)
 		p.sourceRanges = prefixes(spec.LoadBalancerSourceRanges, family)
+		if here.address.IsValid() && slices.ContainsFunc(p.sourceRanges, func(r netip.Prefix) bool { return r.Contains(here.address) }) {
+			// Where such an address is the node's too, what the node sends there comes
+			// from there.
+			for _, ip := range p.balancerIPs {
+				p.sourceRanges = append(p.sourceRanges, netip.PrefixFrom(ip, ip.BitLen()))
+			}
+		}
 		if p.externalLocal {
 			p.healthPort = uint16(spec.HealthCheckNodePort)
 		}
@@ -190,11 +198,10 @@ func newCandidate(endpoint *discoveryv1.Endpoint, port uint16) (candidate, bool)
 	}
 	conditions := endpoint.Conditions
 	c := candidate{
-		address: netip.AddrPortFrom(ip, port),
-		node:    value(endpoint.NodeName),
-		ready:   conditions.Ready == nil || *conditions.Ready,
-		// Whoever does not tell serving from ready means ready.
-		terminating: value(conditions.Terminating) && conditions.Serving != nil && *conditions.Serving,
+		address:     netip.AddrPortFrom(ip, port),
+		node:        value(endpoint.NodeName),
+		ready:       conditions.Ready == nil || *conditions.Ready,
+		terminating: value(conditions.Terminating) && (conditions.Serving == nil || *conditions.Serving),
 	}
 	if hints := endpoint.Hints; hints != nil {
 		for _, zone := range hints.ForZones {
@@ -237,7 +244,10 @@ func (p *servicePort) choose(candidates []candidate, here self) {
 	if len(local) == 0 {
 		local = localGoing
 	}
-	p.endpoints = addressesOf(nearest(usable, here))
+	if anyReady { // those that are about to go are for everybody
+		usable = nearest(usable, here)
+	}
+	p.endpoints = addressesOf(usable)
 	if p.internalLocal || p.externalLocal {
 		p.local = addressesOf(local)
 	}

@@ -2,6 +2,7 @@ package serviceproxy
 
 import (
 	"flag"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -171,6 +172,10 @@ func TestModelChoosesEndpoints(t *testing.T) {
 	forNode.nodes = []string{"here"}
 	forOther := up("10.244.1.8", "there")
 	forOther.nodes = []string{"other"}
+	leavingWest, leavingEast := going("10.244.1.4", "there"), going("10.244.1.5", "there")
+	leavingWest.zones, leavingEast.zones = []string{"west"}, []string{"east"}
+	untold := slice(going("10.244.0.6", "here"))
+	untold.Endpoints[0].Conditions.Serving = nil
 	tests := []struct {
 		name  string
 		edit  func(*corev1.Service)
@@ -190,6 +195,8 @@ func TestModelChoosesEndpoints(t *testing.T) {
 		{"hints without our zone", func(*corev1.Service) {}, slice(zoned("10.244.1.2", "north"), zoned("10.244.1.3", "east")), "10.244.1.2 10.244.1.3", ""},
 		{"hints on some only", func(*corev1.Service) {}, slice(zoned("10.244.1.2", "west"), up("10.244.1.3", "there")), "10.244.1.2 10.244.1.3", ""},
 		{"hints for our node", func(*corev1.Service) {}, slice(forNode, forOther), "10.244.1.7", ""},
+		{"hints of those that are about to go", func(*corev1.Service) {}, slice(leavingWest, leavingEast), "10.244.1.4 10.244.1.5", ""},
+		{"serving is not told", externalLocal, untold, "10.244.0.6", "10.244.0.6"},
 		{"another protocol", udp, slice(up("10.244.0.2", "here")), "", ""},
 		{"another port", func(s *corev1.Service) { s.Spec.Ports[0].Name = "other" }, slice(up("10.244.0.2", "here")), "", ""},
 	}
@@ -213,6 +220,24 @@ func TestModelChoosesEndpoints(t *testing.T) {
 				t.Errorf("got endpoints %q and local %q, want %q and %q", all, local, test.all, test.local)
 			}
 		})
+	}
+}
+
+func TestNodesMayUseBalancersTheyAreAllowedTo(t *testing.T) {
+	for ranges, want := range map[string]string{
+		"198.51.100.0/24":              "[198.51.100.0/24]",
+		"192.0.2.0/24,198.51.100.0/24": "[192.0.2.0/24 198.51.100.0/24 203.0.113.7/32]",
+	} {
+		s := service(balanced, func(s *corev1.Service) {
+			s.Spec.LoadBalancerSourceRanges = strings.Split(ranges, ",")
+			s.Status.LoadBalancer.Ingress[0].IP = "203.0.113.7"
+		})
+		at := here
+		at.address = netip.MustParseAddr("192.0.2.1")
+		got := buildModel([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{slice(up("10.244.0.2", "here"))}, at)
+		if text := fmt.Sprint(got[0].sourceRanges); text != want {
+			t.Errorf("%s: got %s, want %s", ranges, text, want)
+		}
 	}
 }
 

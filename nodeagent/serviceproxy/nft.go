@@ -11,6 +11,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"clusterctl/hostconfig"
 )
 
 const (
@@ -211,6 +213,9 @@ func (n *nftablesBackend) intact() (bool, error) {
 	chains, _, err := n.exists(conn)
 	return slices.Contains(chains, n.layout.fingerprint()), err
 }
+
+// mode implements backend.
+func (n *nftablesBackend) mode() string { return hostconfig.ProxyNftables }
 
 // forget implements backend.
 func (n *nftablesBackend) forget() { n.ledger = nil }

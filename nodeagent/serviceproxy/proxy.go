@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/network"
 )
 
 // Config is what Run needs to know. The informers are started by the caller.
@@ -52,14 +55,32 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	proxy := &proxy{config: config, health: newHealthServers(config.Log), dirt: newDirt()}
+	status := newProxyHealth(func() *corev1.Node {
+		node, err := config.Nodes.Lister().Get(config.Agent.NodeName)
+		if err != nil {
+			return nil
+		}
+		return node
+	})
+	proxy := &proxy{config: config, status: status, dirt: newDirt()}
+	var nets []netip.Prefix
+	mode := ""
 	for _, l := range layouts {
 		h, err := newHalf(config.Agent.ServiceProxy.Mode, l, config.Log)
 		if err != nil {
 			return err
 		}
 		proxy.halves = append(proxy.halves, h)
+		nets, mode = append(nets, l.nodeNets...), h.chosen.mode()
 	}
+	proxy.health = newHealthServers(config.Log, status, nets)
+	listening, end := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer end()
+	group.Go(func() {
+		status.listen(listening, fmt.Sprintf(":%d", hostconfig.PortProxyHealth), fmt.Sprintf("127.0.0.1:%d", hostconfig.PortProxyStatus), mode, config.Log)
+	})
 	synced, stop, err := watch(config, proxy.dirt)
 	if err != nil {
 		return err
@@ -158,6 +179,7 @@ func watch(config Config, dirt *dirt) (synced []cache.DoneChecker, stop func(), 
 type proxy struct {
 	config Config
 	halves []*half
+	status *proxyHealth
 	health *healthServers
 	dirt   *dirt
 }
@@ -230,9 +252,15 @@ func (p *proxy) sync(ctx context.Context, changed bool) error {
 // follow.
 func (p *proxy) update(ctx context.Context, h *half, names map[string]struct{}, all bool) error {
 	start := time.Now()
+	p.status.queued(h.layout.family)
 	here := self{node: p.config.Agent.NodeName, family: h.layout.family}
 	if node, err := p.config.Nodes.Lister().Get(here.node); err == nil {
 		here.zone = zoneOf(node)
+		for _, address := range network.InternalIPs(node) {
+			if here.family.has(address) {
+				here.address = address
+			}
+		}
 	}
 	changes, err := h.compute(p.config, here, names, all)
 	if err != nil {
@@ -250,6 +278,7 @@ func (p *proxy) update(ctx context.Context, h *half, names map[string]struct{}, 
 		}
 		h.other = nil
 	}
+	p.status.followed(h.layout.family)
 	p.updateHealth(ctx, changes)
 	if ports := changedUDP(changes); len(ports) > 0 {
 		if err := forgetFlows(ports, h.layout.family); err != nil {

@@ -78,10 +78,10 @@ func (m *Member) Ready() <-chan struct{} { return m.etcd.Server.ReadyNotify() }
 // removed from its cluster.
 func (m *Member) Wait(ctx context.Context) error {
 	defer m.etcd.Close()
+	defer m.letGo()
 	select {
 	case <-ctx.Done():
 		m.log.stop()
-		m.letGo()
 		return nil
 	case err := <-m.etcd.Err():
 		return fmt.Errorf("run etcd: %w", err)

@@ -261,3 +261,33 @@ func TestRunsToCompletion(t *testing.T) {
 		}
 	}
 }
+
+// Of pods too many, those go first that have come least far.
+func TestWhichPodsAreSurplus(t *testing.T) {
+	at := func(s int64) metav1.Time { return metav1.NewTime(time.Unix(1e9+s, 0)) }
+	pod := func(name, node string, phase corev1.PodPhase, ready, restarts, created int64) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: at(created)}, Spec: corev1.PodSpec{NodeName: node},
+			Status: corev1.PodStatus{Phase: phase, ContainerStatuses: []corev1.ContainerStatus{{RestartCount: int32(restarts)}}}}
+		if ready > 0 {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: at(ready)}}
+		}
+		return p
+	}
+	best := []*corev1.Pod{
+		pod("ready long", "n", corev1.PodRunning, 1, 9, 9),
+		pod("ready since", "n", corev1.PodRunning, 2, 0, 1),
+		pod("runs", "n", corev1.PodRunning, 0, 0, 1),
+		pod("runs, younger", "n", corev1.PodRunning, 0, 0, 2),
+		pod("restarts", "n", corev1.PodRunning, 0, 1, 1),
+		pod("unknown", "n", corev1.PodUnknown, 0, 0, 1),
+		pod("starts", "n", corev1.PodPending, 0, 0, 1),
+		pod("waits", "", corev1.PodPending, 0, 0, 1),
+	}
+	v := &view{job: &batchv1.Job{Spec: batchv1.JobSpec{CompletionMode: ptr.To(batchv1.NonIndexedCompletion)}}, active: slices.Clone(best)}
+	slices.Reverse(v.active)
+	for wanted := range len(best) + 1 {
+		if got := v.surplus(wanted); !slices.Equal(got, best[wanted:]) {
+			t.Errorf("of %d wanted, %d go", wanted, len(got))
+		}
+	}
+}

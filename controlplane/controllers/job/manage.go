@@ -184,9 +184,7 @@ func (v *view) pending(n int) (result []int) {
 // are left.
 func (v *view) surplus(wanted int) []*corev1.Pod {
 	sorted := slices.Clone(v.active)
-	slices.SortStableFunc(sorted, func(a, b *corev1.Pod) int {
-		return cmp.Or(cmp.Compare(rank(b), rank(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(sorted, byWorth)
 	var kept, remove []*corev1.Pod
 	taken := map[int]bool{}
 	for _, pod := range sorted {
@@ -201,17 +199,51 @@ func (v *view) surplus(wanted int) []*corev1.Pod {
 	return append(remove, kept[min(wanted, len(kept)):]...)
 }
 
-// rank is higher the further a pod has come.
-func rank(pod *corev1.Pod) int {
-	switch {
-	case reconcile.PodReady(pod):
-		return 3
-	case pod.Status.Phase == corev1.PodRunning:
-		return 2
-	case pod.Spec.NodeName != "":
-		return 1
+// byWorth puts the pod first that it would cost most to lose: the one that has
+// come further, been ready for longer, restarted less often, is older.
+func byWorth(a, b *corev1.Pod) int {
+	if c := cmp.Compare(rank(b), rank(a)); c != 0 {
+		return c
 	}
-	return 0
+	if reconcile.PodReady(a) && reconcile.PodReady(b) {
+		since := func(p *corev1.Pod) metav1.Time { return reconcile.PodCondition(p, corev1.PodReady).LastTransitionTime }
+		if c := compareTimes(since(a), since(b)); c != 0 {
+			return c
+		}
+	}
+	containersA, sidecarsA := reconcile.PodRestarts(a)
+	containersB, sidecarsB := reconcile.PodRestarts(b)
+	return cmp.Or(cmp.Compare(containersA, containersB), cmp.Compare(sidecarsA, sidecarsB),
+		compareTimes(a.CreationTimestamp, b.CreationTimestamp), cmp.Compare(a.Name, b.Name))
+}
+
+// compareTimes puts the earlier first, and an unknown one last.
+func compareTimes(a, b metav1.Time) int {
+	if a.IsZero() != b.IsZero() {
+		if a.IsZero() {
+			return 1
+		}
+		return -1
+	}
+	return a.Compare(b.Time)
+}
+
+// rank is higher the further a pod has come: it is bound, its phase known, it
+// runs, it is ready.
+func rank(pod *corev1.Pod) (rank int) {
+	if pod.Spec.NodeName != "" {
+		rank += 8
+	}
+	switch pod.Status.Phase {
+	case corev1.PodUnknown:
+		rank += 2
+	case corev1.PodRunning:
+		rank += 4
+	}
+	if reconcile.PodReady(pod) {
+		rank++
+	}
+	return rank
 }
 
 // generateNameLimit leaves room for the API server's suffix.

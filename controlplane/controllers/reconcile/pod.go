@@ -48,3 +48,22 @@ func PodTerminal(pod *corev1.Pod) bool {
 func PodActive(pod *corev1.Pod) bool {
 	return !PodTerminal(pod) && pod.DeletionTimestamp == nil
 }
+
+// PodRestarts returns the most restarts of one of the pod's containers, and of
+// one of its sidecars.
+func PodRestarts(pod *corev1.Pod) (containers, sidecars int32) {
+	for _, s := range pod.Status.ContainerStatuses {
+		containers = max(containers, s.RestartCount)
+	}
+	for _, c := range pod.Spec.InitContainers {
+		if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+			continue
+		}
+		for _, s := range pod.Status.InitContainerStatuses {
+			if s.Name == c.Name {
+				sidecars = max(sidecars, s.RestartCount)
+			}
+		}
+	}
+	return containers, sidecars
+}

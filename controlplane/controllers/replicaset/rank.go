@@ -77,8 +77,8 @@ func compareCost(a, b *corev1.Pod, perNode map[string]int, now time.Time) int {
 			return compareAge(ra, rb, a, b, now)
 		}
 	}
-	ca, ia := restarts(a)
-	cb, ib := restarts(b)
+	ca, ia := reconcile.PodRestarts(a)
+	cb, ib := reconcile.PodRestarts(b)
 	if c := cmp.Or(cmp.Compare(cb, ca), cmp.Compare(ib, ia)); c != 0 {
 		return c
 	}
@@ -122,22 +122,4 @@ func deletionCost(pod *corev1.Pod) int32 {
 		return 0
 	}
 	return int32(cost)
-}
-
-// restarts returns the most restarts of a container, and of a sidecar.
-func restarts(pod *corev1.Pod) (containers, sidecars int32) {
-	for _, s := range pod.Status.ContainerStatuses {
-		containers = max(containers, s.RestartCount)
-	}
-	for _, c := range pod.Spec.InitContainers {
-		if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-			continue
-		}
-		for _, s := range pod.Status.InitContainerStatuses {
-			if s.Name == c.Name {
-				sidecars = max(sidecars, s.RestartCount)
-			}
-		}
-	}
-	return containers, sidecars
 }

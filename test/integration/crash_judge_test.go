@@ -113,9 +113,10 @@ func (h *history) awaitCreation() {
 //   - a size of a Deployment beyond the bounds of who scaled it;
 //   - fewer pods available than a budget asks for, once the first healthy events
 //     have made it whole;
-//   - two pods of a DaemonSet on one node;
+//   - two pods of a DaemonSet on one node, or one taken away that is ready while
+//     another node has none that is;
 //   - a pod of a StatefulSet before those of lower ordinals were ready, or a second
-//     one of an ordinal;
+//     one of an ordinal, or one taken away while it has to wait: see judgeRemoval;
 //   - two pods at work on one index of a Job, or one more for an index that is done;
 //   - more pods of a Job at work than its parallelism, or more at work and done
 //     than its completions;
@@ -155,6 +156,9 @@ func judge(events []watch.Event, healthy int) (faults []string) {
 		atOnce := event.Type == watch.Deleted || pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 0) == 0
 		if former := pods[pod.UID]; atOnce && former != nil && former.Spec.NodeName != "" && isLive(former) {
 			fault("it is removed while it may run on %s", former.Spec.NodeName)
+		}
+		if former := pods[pod.UID]; former != nil && isLive(former) && (event.Type == watch.Deleted || pod.DeletionTimestamp != nil) {
+			judgeRemoval(pods, former, fault)
 		}
 		if event.Type == watch.Deleted {
 			delete(pods, pod.UID)
@@ -227,12 +231,41 @@ func account(events []watch.Event) string {
 	return lines.String()
 }
 
+// judgeRemoval judges that a pod is taken away. Whatever the size of the
+// StatefulSet, its first pod is never too many: it has to be ready before another
+// goes, and is the last of an update, when all others are.
+func judgeRemoval(pods map[types.UID]*corev1.Pod, pod *corev1.Pod, fault func(string, ...any)) {
+	app := pod.Labels["app"]
+	ready := map[string]bool{}
+	for _, other := range pods {
+		if other.Labels["app"] == app && other.UID != pod.UID {
+			where := other.Name
+			if app == "agent" {
+				where = nodeOf(other)
+			}
+			ready[where] = ready[where] || isLive(other) && isReady(other)
+		}
+	}
+	switch {
+	case app == "db" && ordinal(pod) > 0 && !ready["db-0"]:
+		fault("it goes while db-0 is not ready")
+	case app == "db" && ordinal(pod) == 0 || app == "agent" && isReady(pod):
+		for where, is := range ready {
+			if !is {
+				fault("it goes while %s is not ready", where)
+			}
+		}
+	}
+}
+
+// ordinal is that of a pod of the StatefulSet.
+func ordinal(p *corev1.Pod) (n int) {
+	_, _ = fmt.Sscanf(p.Name, "db-%d", &n)
+	return n
+}
+
 // judgeOrdinal judges a new pod of the StatefulSet.
 func judgeOrdinal(pods map[types.UID]*corev1.Pod, pod *corev1.Pod, fault func(string, ...any)) {
-	ordinal := func(p *corev1.Pod) (n int) {
-		_, _ = fmt.Sscanf(p.Name, "db-%d", &n)
-		return n
-	}
 	ready := map[int]bool{}
 	for _, other := range pods {
 		if other.Labels["app"] != "db" {
@@ -357,6 +390,9 @@ func TestJudge(t *testing.T) {
 		}
 		return all
 	}
+	first, second := pod("db", "db-0", corev1.PodRunning), pod("db", "db-1", corev1.PodRunning)
+	unready := pod("db", "db-0", corev1.PodPending)
+	daemon, mate, slow := on("n", pod("agent", "a", corev1.PodRunning)), on("m", pod("agent", "b", corev1.PodRunning)), on("m", pod("agent", "b", corev1.PodPending))
 	running, waiting := pod("db", "db-0", corev1.PodRunning), pod("db", "db-0", corev1.PodPending)
 	var full []*corev1.Pod
 	for i := range 5 {
@@ -387,6 +423,13 @@ func TestJudge(t *testing.T) {
 		"in order":       {added(pod("db", "db-0", corev1.PodRunning), pod("db", "db-1", corev1.PodPending)), 0, ""},
 		"out of order":   {added(pod("db", "db-0", corev1.PodPending), pod("db", "db-1", corev1.PodPending)), 0, "ordinal 0 is not ready"},
 		"second of one":  {added(pod("db", "db-0-x", corev1.PodRunning), pod("db", "db-0-y", corev1.PodPending)), 0, "a second pod of ordinal 0"},
+		"rolled":         {then(added(first, second), ending(second, 30)), 0, ""},
+		"rolled too far": {then(added(first, second), ending(second, 30), ending(first, 30)), 0, "it goes while db-1 is not ready"},
+		"unready below":  {then(added(unready), watch.Event{Type: watch.Modified, Object: second}, ending(second, 30)), 0, "it goes while db-0 is not ready"},
+		"daemon rolled":  {then(added(daemon, mate), ending(daemon, 30)), 0, ""},
+		"daemons rolled": {then(added(daemon, mate), ending(daemon, 30), ending(mate, 30)), 0, "it goes while n is not ready"},
+		"unready daemon": {then(added(daemon, slow), ending(daemon, 30)), 0, "it goes while m is not ready"},
+		"useless daemon": {then(added(daemon, slow), ending(slow, 30)), 0, ""},
 		"unannounced":    {then(added(on("n", running)), removed(running)), 0, "removed while it may run on n"},
 		"gracefully":     {then(added(on("n", running)), ending(running, 30), ending(running, 0), removed(running)), 0, ""},
 		"by force":       {then(added(on("n", running)), ending(running, 0), removed(running)), 0, "removed while it may run on n"},

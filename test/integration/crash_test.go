@@ -66,7 +66,8 @@ const (
 // before it has written the count, that does not count pods that have just
 // succeeded, that forgets which indexes are done, or that makes one pod too many; a
 // stateful set controller that forgets what it has created and does not fix its
-// pods' names, that deletes by force, or that knows no order; a deployment
+// pods' names, that deletes by force, or that knows no order; any controller that takes a pod on
+// a node for ready; a deployment
 // controller that allows one pod more than maxSurge, or one less than
 // maxUnavailable; a budget that allows one disruption too many, and evictions that
 // are not taken off their budget. A stateful set controller that only forgets what
@@ -398,8 +399,8 @@ func (c *crashes) evict(ctx context.Context, chosen func(*corev1.Pod) bool) {
 	evictions.Wait()
 }
 
-// playNodes runs the pods of nodes until the test ends: they become ready after
-// a while, those of jobs may fail, and the deleted ones go.
+// playNodes runs the pods of nodes until the test ends: they run after a while and
+// are ready after another, those of jobs may fail, and the deleted ones go.
 func (c *crashes) playNodes(names ...string) {
 	client := c.Client
 	for _, name := range names {
@@ -469,13 +470,13 @@ func (c *crashes) playPod(ctx context.Context, pod *corev1.Pod, random *rand.Ran
 	case pod.DeletionTimestamp != nil:
 		_ = pods.Delete(ctx, pod.Name, *metav1.NewDeleteOptions(0))
 		return
-	case terminal || pod.Status.Phase == corev1.PodRunning && !job:
+	case terminal || isReady(pod) && !job:
 		return
 	}
 	now := metav1.Now()
 	state := corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}
 	ready := corev1.ConditionTrue
-	if pod.Status.Phase == corev1.PodRunning {
+	if pod.Status.Phase == corev1.PodRunning && job {
 		code := int32(0)
 		if c.failing.Load() {
 			code = int32(random.IntN(5) / 4)
@@ -485,8 +486,11 @@ func (c *crashes) playPod(ctx context.Context, pod *corev1.Pod, random *rand.Ran
 			pod.Status.Phase = corev1.PodFailed
 		}
 		ready, state = corev1.ConditionFalse, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, StartedAt: now, FinishedAt: now}}
-	} else {
+	} else if pod.Status.Phase != corev1.PodRunning {
 		pod.Status.Phase = corev1.PodRunning
+		if !job {
+			ready = corev1.ConditionFalse
+		}
 	}
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", Ready: ready == corev1.ConditionTrue, State: state}}
 	var conditions []corev1.PodCondition

@@ -38,6 +38,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Containe
 	if err != nil {
 		return nil, err
 	}
+	security.SupplementalGroups = append(security.SupplementalGroups, mounted.Groups(pod)...)
 	recursively, err := a.mountsRecursively(ctx, pod, c)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -25,6 +27,7 @@ type Source struct {
 	Path     string // directory or file to mount; empty for a block volume
 	Device   string // of a block volume
 	ReadOnly bool   // whatever the container's mount says
+	Group    string // that may use it, as its PersistentVolume says; empty for none
 }
 
 // claimName is the claim behind a volume; empty: there is none.
@@ -106,6 +109,30 @@ func (m *Manager) place(ctx context.Context, pod *v1.Pod, v *v1.Volume) (placed,
 	if err != nil {
 		return placed{}, err
 	}
+	in, err := m.placeBound(ctx, pod, v, claim, pv)
+	in.Group = pv.Annotations[groupAnnotation]
+	return in, err
+}
+
+// groupAnnotation is of PersistentVolumes that a group of the host may use.
+const groupAnnotation = "pv.beta.kubernetes.io/gid"
+
+// Groups are the groups that a pod's processes have to be in for its volumes,
+// beside those that its spec names.
+func (m *Mounted) Groups(pod *v1.Pod) []int64 {
+	var list []int64
+	for _, source := range m.Sources {
+		gid, err := strconv.ParseInt(source.Group, 10, 64)
+		if err != nil || slices.Contains(list, gid) || pod.Spec.SecurityContext != nil && slices.Contains(pod.Spec.SecurityContext.SupplementalGroups, gid) {
+			continue
+		}
+		list = append(list, gid)
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (m *Manager) placeBound(ctx context.Context, pod *v1.Pod, v *v1.Volume, claim *v1.PersistentVolumeClaim, pv *v1.PersistentVolume) (in placed, err error) {
 	source := Source{ReadOnly: v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly}
 	block := ptr.Deref(pv.Spec.VolumeMode, v1.PersistentVolumeFilesystem) == v1.PersistentVolumeBlock
 	switch {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,5 +185,13 @@ func TestBlockDevices(t *testing.T) {
 	c.VolumeDevices[0].Name = "dir"
 	if _, err := mounted.Devices(c); err == nil {
 		t.Error("a directory is a device")
+	}
+}
+
+func TestGroupsOfVolumes(t *testing.T) {
+	mounted := &Mounted{Sources: map[string]Source{"a": {Group: "7"}, "b": {Group: "5"}, "c": {Group: "7"}, "d": {}, "e": {Group: "odd"}, "f": {Group: "9"}}}
+	pod := &v1.Pod{Spec: v1.PodSpec{SecurityContext: &v1.PodSecurityContext{SupplementalGroups: []int64{9}}}}
+	if got, want := mounted.Groups(pod), []int64{5, 7}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

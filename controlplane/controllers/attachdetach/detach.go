@@ -10,6 +10,8 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"clusterctl/controlplane/controllers/reconcile"
 )
 
 // patience is how long the agent of a node that is not ready gets to say that it
@@ -48,7 +50,7 @@ func (c *controller) inUse(attachment string, volume corev1.UniqueVolumeName, no
 		since = c.now()
 		c.unasked[attachment] = since
 	}
-	if ready(node) || c.now().Sub(since) <= patience {
+	if reconcile.NodeReady(node) || c.now().Sub(since) <= patience {
 		return true
 	}
 	c.loop.Logger().Warn("detach a volume that a node still uses: the node is not ready", "node", node.Name, "volume", volume, "after", patience)
@@ -65,10 +67,4 @@ func (c *controller) asked(attachment string) {
 // outOfService says that an operator has seen that the node is down.
 func outOfService(node *corev1.Node) bool {
 	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
-}
-
-func ready(node *corev1.Node) bool {
-	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
 }

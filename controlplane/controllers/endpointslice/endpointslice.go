@@ -104,7 +104,7 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 	err = reconcile.Watch(env, core.Nodes().Informer(), reconcile.Handlers[*corev1.Node]{
 		Add: wake,
 		Update: func(old, node *corev1.Node) {
-			if ready(old) != ready(node) || old.Labels[corev1.LabelTopologyZone] != node.Labels[corev1.LabelTopologyZone] {
+			if reconcile.NodeReady(old) != reconcile.NodeReady(node) || old.Labels[corev1.LabelTopologyZone] != node.Labels[corev1.LabelTopologyZone] {
 				wake(node)
 			}
 		},
@@ -114,12 +114,6 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 		return nil, err
 	}
 	return reconcile.All{c.loop, zones}, nil
-}
-
-func ready(node *corev1.Node) bool {
-	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
 }
 
 // spread tells the library how much of the cluster is in which zone, and wakes

@@ -15,6 +15,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	drav1 "k8s.io/kubelet/pkg/apis/dra/v1"
+
+	"clusterctl/nodeagent/checkpoint"
 )
 
 // Claims are the claims that are, or are being, prepared for pods of this host.
@@ -44,7 +46,7 @@ type claim struct {
 func NewClaims(client kubernetes.Interface, drivers *Drivers, file string) (*Claims, error) {
 	c := &Claims{client: client, drivers: drivers, file: file, claims: map[types.NamespacedName]*claim{}}
 	var list []*claim
-	if err := load(file, &list); err != nil {
+	if err := checkpoint.Load(file, &list); err != nil {
 		return nil, err
 	}
 	for _, one := range list {
@@ -55,7 +57,7 @@ func NewClaims(client kubernetes.Interface, drivers *Drivers, file string) (*Cla
 }
 
 // save writes the checkpoint. c.mu is held.
-func (c *Claims) save() error { return store(c.file, slices.Collect(maps.Values(c.claims))) }
+func (c *Claims) save() error { return checkpoint.Store(c.file, slices.Collect(maps.Values(c.claims))) }
 
 // Pods are those for which claims are prepared.
 func (c *Claims) Pods() []types.UID {

@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"clusterctl/nodeagent/checkpoint"
 	"clusterctl/nodeagent/plugins"
 )
 
@@ -74,8 +75,8 @@ type grant struct {
 	Response *pluginapi.ContainerAllocateResponse `json:"response"`
 }
 
-// checkpoint is what outlives the agent.
-type checkpoint struct {
+// grantsOfPods is what outlives the agent.
+type grantsOfPods struct {
 	Resources []string                                   `json:"resources"`
 	Pods      map[types.UID]map[string]map[string]*grant `json:"pods"`
 }
@@ -85,8 +86,8 @@ type checkpoint struct {
 func NewPlugins(ctx context.Context, dir, file string, logger *slog.Logger) (*Plugins, error) {
 	p := &Plugins{ctx: ctx, dir: dir, file: file, logger: logger, changed: make(chan struct{}, 1),
 		resources: map[string]*pool{}, pods: map[types.UID]map[string]map[string]*grant{}}
-	var from checkpoint
-	if err := load(file, &from); err != nil {
+	var from grantsOfPods
+	if err := checkpoint.Load(file, &from); err != nil {
 		return nil, err
 	}
 	maps.Copy(p.pods, from.Pods)
@@ -98,7 +99,7 @@ func NewPlugins(ctx context.Context, dir, file string, logger *slog.Logger) (*Pl
 
 // save writes the checkpoint. p.mu is held.
 func (p *Plugins) save() error {
-	return store(p.file, checkpoint{Resources: slices.Sorted(maps.Keys(p.resources)), Pods: p.pods})
+	return checkpoint.Store(p.file, grantsOfPods{Resources: slices.Sorted(maps.Keys(p.resources)), Pods: p.pods})
 }
 
 // Changed tells that Extended has changed.

@@ -30,6 +30,7 @@ const (
 // back from. Safe for concurrent use.
 type Collector struct {
 	Images     cri.ImageManagerService
+	Puller     *Puller // forgets who may use images that are gone
 	Containers cri.ContainerManager
 	Wanted     func() []string                       // references that pods of this host name
 	Disk       func(path string) (stats.Disk, error) // stats.ReadDisk
@@ -134,6 +135,7 @@ func (c *Collector) Collect(ctx context.Context, excess int64, now time.Time) (i
 
 // look lists unused images, the longest unused first, and notes which are used.
 func (c *Collector) look(ctx context.Context, now time.Time) ([]unused, error) {
+	since := time.Now()
 	all, err := c.Images.ListImages(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
@@ -176,6 +178,9 @@ func (c *Collector) look(ctx context.Context, now time.Time) ([]unused, error) {
 		if !present[id] {
 			delete(c.seen, id)
 		}
+	}
+	if err := c.Puller.pulls.forget(present, since); err != nil {
+		c.Logger.Warn("cannot forget images that are gone", "error", err)
 	}
 	slices.SortFunc(list, func(a, b unused) int {
 		if d := a.used.Compare(b.used); d != 0 {

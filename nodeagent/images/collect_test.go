@@ -52,7 +52,7 @@ func TestCollect(t *testing.T) {
 	var warned string
 	disk := stats.Disk{Total: 100, Available: 14}
 	c := &Collector{
-		Images: s, Containers: s, Wanted: func() []string { return []string{"named:1"} }, Logger: slog.New(slog.DiscardHandler),
+		Images: s, Puller: New(s, 1, t.TempDir()), Containers: s, Wanted: func() []string { return []string{"named:1"} }, Logger: slog.New(slog.DiscardHandler),
 		Disk: func(path string) (stats.Disk, error) {
 			if path != "/images" {
 				t.Errorf("measured %s", path)

@@ -39,20 +39,22 @@ func Normalize(image string) string {
 	return full
 }
 
+// Credential is what opens a registry, and where it is from.
+type Credential struct {
+	Auth *criv1.AuthConfig
+	From source
+}
+
 // Credentials are what the pull secrets hold for the image's registry, the
 // closest match first.
-func Credentials(image string, secrets []v1.Secret) []*criv1.AuthConfig {
+func Credentials(image string, secrets []v1.Secret) []Credential {
 	type entry struct {
 		Username      string `json:"username"`
 		Password      string `json:"password"`
 		Auth          string `json:"auth"`
 		IdentityToken string `json:"identitytoken"`
 	}
-	type match struct {
-		prefix string
-		auth   *criv1.AuthConfig
-	}
-	var matches []match
+	var matches []Credential
 	for _, secret := range secrets {
 		auths := map[string]entry{}
 		if raw := secret.Data[v1.DockerConfigJsonKey]; len(raw) > 0 {
@@ -73,16 +75,12 @@ func Credentials(image string, secrets []v1.Secret) []*criv1.AuthConfig {
 			if decoded, err := base64.StdEncoding.DecodeString(e.Auth); e.Username == "" && err == nil {
 				e.Username, e.Password, _ = strings.Cut(string(decoded), ":")
 			}
-			matches = append(matches, match{prefix, &criv1.AuthConfig{
-				Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken, ServerAddress: prefix}})
+			auth := &criv1.AuthConfig{Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken, ServerAddress: prefix}
+			matches = append(matches, Credential{auth, source{secret.UID, secret.Namespace, secret.Name, hash(auth)}})
 		}
 	}
-	slices.SortStableFunc(matches, func(a, b match) int { return len(b.prefix) - len(a.prefix) })
-	auths := make([]*criv1.AuthConfig, 0, len(matches))
-	for _, m := range matches {
-		auths = append(auths, m.auth)
-	}
-	return auths
+	slices.SortStableFunc(matches, func(a, b Credential) int { return len(b.Auth.ServerAddress) - len(a.Auth.ServerAddress) })
+	return matches
 }
 
 // serverPrefix reduces a server's address, as docker writes it, to a prefix

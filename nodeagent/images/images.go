@@ -47,6 +47,7 @@ type Report func(eventType, reason, message string)
 // Puller brings images to the host. Safe for concurrent use.
 type Puller struct {
 	images cri.ImageManagerService
+	pulls  *pulls
 	now    func() time.Time
 
 	mu      sync.Mutex
@@ -60,10 +61,15 @@ type backOff struct {
 	message string
 }
 
-// New makes a puller that pulls at most parallel images at a time.
-func New(images cri.ImageManagerService, parallel int) *Puller {
-	return &Puller{images: images, now: time.Now, waiting: map[string]backOff{}, slots: make(chan struct{}, parallel)}
+// New makes a puller that pulls at most parallel images at a time, and remembers in
+// dir who may use them.
+func New(images cri.ImageManagerService, parallel int, dir string) *Puller {
+	return &Puller{images: images, pulls: newPulls(dir), now: time.Now, waiting: map[string]backOff{}, slots: make(chan struct{}, parallel)}
 }
+
+// Recover does what is left to do of pulls during which an agent before this one
+// ended.
+func (p *Puller) Recover(ctx context.Context) error { return p.pulls.recover(ctx, p.images) }
 
 // Ensure returns the reference by which the runtime knows the image of c,
 // after a pull if the policy wants one. A failure is a *Fault.
@@ -81,9 +87,9 @@ func (p *Puller) Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, sandb
 		report(v1.EventTypeWarning, "InspectFailed", message)
 		return "", &Fault{Reason: ReasonInspection, Message: message, Until: p.now().Add(firstBackOff), Err: err}
 	}
-	policy := c.ImagePullPolicy
-	if ref != "" && policy != v1.PullAlways {
-		report(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine", c.Image))
+	policy, credentials := c.ImagePullPolicy, Credentials(name, secrets)
+	if ref != "" && policy != v1.PullAlways && p.pulls.allowed(name, ref, credentials) {
+		report(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", c.Image))
 		return ref, nil
 	}
 	if policy == v1.PullNever {
@@ -98,7 +104,7 @@ func (p *Puller) Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, sandb
 	}
 	report(v1.EventTypeNormal, Pulling, fmt.Sprintf("Pulling image %q", c.Image))
 	began := p.now()
-	ref, err = p.pull(ctx, spec, sandbox, secrets)
+	ref, err = p.pull(ctx, spec, sandbox, credentials)
 	if err != nil {
 		message := fmt.Sprintf("failed to pull image %q: %v", c.Image, err)
 		report(v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, err))
@@ -132,26 +138,38 @@ func (p *Puller) present(ctx context.Context, spec *criv1.ImageSpec) (string, er
 	return r.GetImage().GetId(), nil
 }
 
-func (p *Puller) pull(ctx context.Context, spec *criv1.ImageSpec, sandbox *criv1.PodSandboxConfig, secrets []v1.Secret) (string, error) {
+func (p *Puller) pull(ctx context.Context, spec *criv1.ImageSpec, sandbox *criv1.PodSandboxConfig, credentials []Credential) (ref string, err error) {
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	credentials := Credentials(spec.Image, secrets)
+	if err := p.pulls.begin(spec.Image); err != nil {
+		return "", fmt.Errorf("note that it is pulled: %w", err)
+	}
+	var from *source
+	defer func() {
+		known := ref
+		if known != "" {
+			// The runtime may return another name than its own for the image.
+			if id, err := p.present(ctx, spec); err == nil && id != "" {
+				known = id
+			}
+		}
+		// What cannot be noted has the registry asked again for the next pod.
+		_ = p.pulls.end(spec.Image, known, from)
+	}()
 	if len(credentials) == 0 {
 		return p.images.PullImage(ctx, spec, nil, sandbox)
 	}
-	var last error
-	for _, auth := range credentials {
-		ref, err := p.images.PullImage(ctx, spec, auth, sandbox)
-		if err == nil {
+	for _, c := range credentials {
+		if ref, err = p.images.PullImage(ctx, spec, c.Auth, sandbox); err == nil {
+			from = &c.From
 			return ref, nil
 		}
-		last = err
 	}
-	return "", last
+	return "", err
 }
 
 func (p *Puller) backingOff(key, image string) *Fault {

@@ -46,8 +46,8 @@ func TestCredentials(t *testing.T) {
 			continue
 		}
 		for i := range got {
-			if got[i].Username != want[i] {
-				t.Errorf("%s: got %s, want %s", image, got[i].Username, want[i])
+			if got[i].Auth.Username != want[i] {
+				t.Errorf("%s: got %s, want %s", image, got[i].Auth.Username, want[i])
 			}
 		}
 	}
@@ -74,7 +74,7 @@ func (r *registry) PullImage(context.Context, *criv1.ImageSpec, *criv1.AuthConfi
 func TestEnsure(t *testing.T) {
 	r := &registry{}
 	now := time.Unix(0, 0)
-	p := New(r, 1)
+	p := New(r, 1, t.TempDir())
 	p.now = func() time.Time { return now }
 	ensure := func(image string, policy v1.PullPolicy) string {
 		t.Helper()

@@ -156,9 +156,9 @@ func New(ctx context.Context, config Config) *Agent {
 		Logger:      config.Logger,
 	})
 	config.Devices.Watch(a.Wake)
-	a.images = images.New(config.Runtime.Images, 4)
+	a.images = images.New(config.Runtime.Images, 4, filepath.Join(config.StateDir, "images"))
 	a.collector = &images.Collector{
-		Images: config.Runtime.Images, Containers: config.Runtime.RuntimeService, Wanted: a.imageNames,
+		Images: config.Runtime.Images, Puller: a.images, Containers: config.Runtime.RuntimeService, Wanted: a.imageNames,
 		Disk: stats.ReadDisk, Warn: host{a}.Warn, Logger: config.Logger,
 	}
 	a.users = newUserRanges(a.Volumes.PodDir, a.Volumes.Pods)
@@ -203,7 +203,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.wg.Go(func() { a.followClock(ctx) })
 	a.wg.Go(func() { a.Volumes.Sweep(ctx) })
 	a.wg.Go(func() { a.balance(ctx) })
-	a.wg.Go(func() { a.collector.Run(ctx) })
+	a.wg.Go(func() {
+		if err := a.images.Recover(ctx); err != nil && ctx.Err() == nil {
+			a.Logger.Warn("cannot tell who may use images whose pull was cut off", "error", err)
+		}
+		a.collector.Run(ctx)
+	})
 	a.wg.Go(func() { a.evictions.Run(ctx) })
 	for a.adoptOrphans(ctx) != nil {
 		select {

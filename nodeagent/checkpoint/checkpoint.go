@@ -1,4 +1,4 @@
-package devices
+package checkpoint
 
 import (
 	"encoding/json"
@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 )
 
-// load reads a checkpoint; one that does not exist leaves value as it is.
-func load(file string, value any) error {
+// Load reads a checkpoint into value; one that does not exist leaves it as it is.
+func Load(file string, value any) error {
 	raw, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -24,8 +24,9 @@ func load(file string, value any) error {
 	return nil
 }
 
-// store replaces a checkpoint at one stroke.
-func store(file string, value any) error {
+// Store replaces a checkpoint at one stroke; only root may read it. It makes the
+// folder if there is none.
+func Store(file string, value any) error {
 	raw, err := json.Marshal(value)
 	if err != nil {
 		return fmt.Errorf("encode checkpoint: %w", err)

@@ -17,7 +17,7 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build payload test unit integration linearizability failover kubectl helm e2e faults lint fmt generate demo demo-clean bench-up bench-api bench-failover bench-node bench-scheduler bench-proxy conformance clean
+.PHONY: help deps build payload test unit integration linearizability failover kubectl helm e2e faults machine lint fmt generate demo demo-clean bench-up bench-api bench-failover bench-node bench-scheduler bench-proxy conformance clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ e2e: ## clusters on lab hosts, through the built programs (Linux, root)
 faults: ## break lab hosts in every way the lab can, half an hour (Linux, root); CLOCK=1 has this machine's clock jump too
 	@$(MAKE) --no-print-directory deps build
 	CLUSTERCTL_FAULTS=1 CLUSTERCTL_CLOCK=$(CLOCK) $(GO) test -count=1 -timeout 90m -v -run '^TestFaults$$' ./test/e2e/
+
+machine: ## a cluster of one on a Debian 12 of its own kernel and without iptables, in an emulated machine (Linux, root, qemu; ten minutes)
+	@$(MAKE) --no-print-directory deps build
+	./test/machine
 
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

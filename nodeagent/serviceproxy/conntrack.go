@@ -14,7 +14,9 @@ import (
 // A UDP client that keeps its port keeps its flow, and with it the endpoint
 // that was chosen first, even if that has gone. So flows to a service that do
 // not lead to one of its endpoints are forgotten. An endpoint that is about to
-// go keeps its flows while it serves them, though it gets no new ones.
+// go keeps its flows while it serves them, though it gets no new ones. Where there
+// is no other endpoint to go to, flows stay as they are: what was sent last may
+// still be answered.
 
 // flowFilter matches flows to forget. It implements
 // netlink.CustomConntrackFilter.
@@ -26,7 +28,7 @@ type flowFilter struct {
 
 var _ netlink.CustomConntrackFilter = (*flowFilter)(nil)
 
-// newFlowFilter returns nil if no service speaks UDP.
+// newFlowFilter returns nil if no service speaks UDP, or none has endpoints.
 func newFlowFilter(ports []servicePort, own []netip.Addr) *flowFilter {
 	f := &flowFilter{
 		byAddress: map[netip.AddrPort][]netip.AddrPort{},
@@ -35,7 +37,7 @@ func newFlowFilter(ports []servicePort, own []netip.Addr) *flowFilter {
 	}
 	for i := range ports {
 		p := &ports[i]
-		if p.protocol != corev1.ProtocolUDP {
+		if p.protocol != corev1.ProtocolUDP || len(p.serving) == 0 {
 			continue
 		}
 		for _, ip := range slices.Concat([]netip.Addr{p.clusterIP}, p.externalIPs, p.balancerIPs) {

@@ -42,12 +42,18 @@ func newHealthServers(log *slog.Logger, proxy *proxyHealth, nets []netip.Prefix)
 // logged; the next update tries it again.
 func (h *healthServers) update(ctx context.Context, all iter.Seq[servicePort]) {
 	wanted := map[uint16]string{}
-	count := map[uint16]int{}
+	here := map[uint16]map[netip.Addr]bool{}
 	for p := range all {
-		if p.healthPort != 0 {
-			wanted[p.healthPort] = p.service
-			// Each endpoint of a service is in each of its ports.
-			count[p.healthPort] = max(count[p.healthPort], p.readyHere)
+		if p.healthPort == 0 {
+			continue
+		}
+		wanted[p.healthPort] = p.service
+		if here[p.healthPort] == nil {
+			here[p.healthPort] = map[netip.Addr]bool{}
+		}
+		// An endpoint may be in several ports of its service, or in some only.
+		for _, ip := range p.readyHere {
+			here[p.healthPort][ip] = true
 		}
 	}
 	for port, server := range h.servers {
@@ -65,7 +71,7 @@ func (h *healthServers) update(ctx context.Context, all iter.Seq[servicePort]) {
 			}
 			h.servers[port] = server
 		}
-		h.servers[port].local.Store(int64(count[port]))
+		h.servers[port].local.Store(int64(len(here[port])))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
@@ -288,14 +289,15 @@ func TestHealthServers(t *testing.T) {
 		body, weight = strings.TrimSpace(string(raw)), response.Header.Get("X-Load-Balancing-Endpoint-Weight")
 		return response.StatusCode
 	}
+	one, other := netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("10.244.0.3")
 	for _, test := range []struct {
 		name  string
 		ports []servicePort
 		want  int
 	}{
-		{"an endpoint here", []servicePort{{service: "home/web", healthPort: port, readyHere: 1}}, http.StatusOK},
+		{"an endpoint here", []servicePort{{service: "home/web", healthPort: port, readyHere: []netip.Addr{one}}}, http.StatusOK},
 		{"none", []servicePort{{service: "home/web", healthPort: port}}, http.StatusServiceUnavailable},
-		{"another service takes the port", []servicePort{{service: "home/api", healthPort: port, readyHere: 2}}, http.StatusOK},
+		{"another service takes the port", []servicePort{{service: "home/api", healthPort: port, readyHere: []netip.Addr{one, other}}}, http.StatusOK},
 		{"no such service", nil, 0},
 	} {
 		h.update(context.Background(), slices.Values(test.ports))
@@ -304,7 +306,11 @@ func TestHealthServers(t *testing.T) {
 		}
 		http.DefaultClient.CloseIdleConnections()
 	}
-	h.update(context.Background(), slices.Values([]servicePort{{service: "home/web", healthPort: port, readyHere: 2}}))
+	// An endpoint counts once, in however many of the service's ports it is.
+	h.update(context.Background(), slices.Values([]servicePort{
+		{service: "home/web", healthPort: port, readyHere: []netip.Addr{one}},
+		{service: "home/web", healthPort: port, readyHere: []netip.Addr{one, other}},
+	}))
 	if status(); weight != "2" || body != `{"service":{"namespace":"home","name":"web"},"localEndpoints":2,"serviceProxyHealthy":true}` {
 		t.Errorf("got weight %q and %s", weight, body)
 	}

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	netutils "k8s.io/utils/net"
 )
 
 // Labels by which services, and endpoint slices, ask not to be served.
@@ -66,7 +67,7 @@ type servicePort struct {
 
 	serving   []netip.AddrPort // of UDP: where flows that are there may go on to, sorted
 	own       []netip.Addr     // of endpoints on this node, sorted
-	readyHere int              // how many endpoints on this node are ready
+	readyHere []netip.Addr     // of those, the ready ones; empty where nobody asks (healthPort)
 }
 
 // portsOf derives the ports of a service from it and its endpoint slices.
@@ -95,7 +96,7 @@ func clusterIP(service *corev1.Service, family family) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	for _, text := range append([]string{service.Spec.ClusterIP}, service.Spec.ClusterIPs...) {
-		if ip, err := netip.ParseAddr(text); err == nil && family.has(ip) {
+		if ip, ok := parseAddress(text); ok && family.has(ip) {
 			return ip, true
 		}
 	}
@@ -192,8 +193,8 @@ func newCandidate(endpoint *discoveryv1.Endpoint, port uint16) (candidate, bool)
 		return candidate{}, false
 	}
 	// All addresses of an endpoint mean the same; the first one counts.
-	ip, err := netip.ParseAddr(endpoint.Addresses[0])
-	if err != nil {
+	ip, ok := parseAddress(endpoint.Addresses[0])
+	if !ok {
 		return candidate{}, false
 	}
 	conditions := endpoint.Conditions
@@ -240,7 +241,11 @@ func (p *servicePort) choose(candidates []candidate, here self) {
 	}
 	slices.SortFunc(p.own, netip.Addr.Compare)
 	p.own = slices.Compact(p.own)
-	p.readyHere = len(local)
+	if p.healthPort != 0 {
+		for _, c := range local {
+			p.readyHere = append(p.readyHere, c.address.Addr())
+		}
+	}
 	if len(local) == 0 {
 		local = localGoing
 	}
@@ -291,12 +296,19 @@ func addressesOf(candidates []candidate) []netip.AddrPort {
 	return list
 }
 
+// parseAddress reads an address as the API did when it first took it: old objects
+// may have leading zeros, or IPv4 written as IPv6.
+func parseAddress(text string) (netip.Addr, bool) {
+	ip, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(text))
+	return ip.Unmap(), ok
+}
+
 // addresses parses a family's addresses, passing over what is none, and sorts
 // them.
 func addresses(texts []string, family family) []netip.Addr {
 	var list []netip.Addr
 	for _, text := range texts {
-		if ip, err := netip.ParseAddr(text); err == nil && family.has(ip) && !slices.Contains(list, ip) {
+		if ip, ok := parseAddress(text); ok && family.has(ip) && !slices.Contains(list, ip) {
 			list = append(list, ip)
 		}
 	}
@@ -307,8 +319,13 @@ func addresses(texts []string, family family) []netip.Addr {
 func prefixes(texts []string, family family) []netip.Prefix {
 	var list []netip.Prefix
 	for _, text := range texts {
-		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && family.has(prefix.Addr()) {
-			list = append(list, prefix.Masked())
+		_, network, err := netutils.ParseCIDRSloppy(strings.TrimSpace(text))
+		if err != nil {
+			continue
+		}
+		bits, _ := network.Mask.Size()
+		if ip, ok := netip.AddrFromSlice(network.IP); ok && family.has(ip) {
+			list = append(list, netip.PrefixFrom(ip, bits))
 		}
 	}
 	return list

@@ -390,8 +390,43 @@ func TestFlowFilter(t *testing.T) {
 			}
 		})
 	}
-	if filter := newFlowFilter(buildModel([]*corev1.Service{service()}, nil, here), own); filter != nil {
-		t.Error("a filter was made for services without UDP")
+	for name, ports := range map[string][]servicePort{
+		"no UDP":       buildModel([]*corev1.Service{service()}, slicesOf(slice(up("10.244.0.2", "here"))), here),
+		"no endpoints": buildModel([]*corev1.Service{service(nodePort, udp)}, nil, here),
+	} {
+		if newFlowFilter(ports, own) != nil {
+			t.Errorf("%s: flows are forgotten that could go nowhere else", name)
+		}
+	}
+}
+
+// TestOldAddresses has addresses in objects that were made when the API took more
+// ways to write them.
+func TestOldAddresses(t *testing.T) {
+	s := service(balanced, func(s *corev1.Service) {
+		s.Spec.ClusterIP, s.Spec.ExternalIPs = "10.096.000.020", []string{"::ffff:203.0.113.5"}
+		s.Status.LoadBalancer.Ingress[0].IP = "203.000.113.07"
+		s.Spec.LoadBalancerSourceRanges = []string{" 198.051.100.01/24 ", "2001:db8::/32"}
+	})
+	got := buildModel([]*corev1.Service{s}, slicesOf(slice(up("10.244.000.02", "here"))), here)
+	if len(got) != 1 {
+		t.Fatalf("got %v, want one port", got)
+	}
+	p := got[0]
+	if text := fmt.Sprint(p.clusterIP, p.externalIPs, p.balancerIPs, p.sourceRanges, p.endpoints); text !=
+		"10.96.0.20 [203.0.113.5] [203.0.113.7] [198.51.100.0/24] [10.244.0.2:8080]" {
+		t.Error("got", text)
+	}
+}
+
+func TestHealthCountsReadyEndpointsHere(t *testing.T) {
+	s := service(balanced, externalLocal, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 30081 })
+	all := slicesOf(slice(up("10.244.0.2", "here"), going("10.244.0.3", "here"), up("10.244.1.2", "there")))
+	if got := buildModel([]*corev1.Service{s}, all, here)[0]; fmt.Sprint(got.readyHere) != "[10.244.0.2]" {
+		t.Errorf("got %v, want the one that is ready and here", got.readyHere)
+	}
+	if got := buildModel([]*corev1.Service{service()}, all, here)[0]; got.readyHere != nil {
+		t.Errorf("got %v though nobody asks", got.readyHere)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ type Config struct {
 	Agent    hostconfig.NodeAgent
 	Services coreinformers.ServiceInformer
 	Slices   discoveryinformers.EndpointSliceInformer
-	Nodes    coreinformers.NodeInformer // for this node's zone
+	Nodes    coreinformers.NodeInformer // for this node's zone and addresses
 	Log      *slog.Logger
 	// Applied is called once, when the rules for what the cluster has are in
 	// place; nil: nobody waits for that.
@@ -133,7 +134,7 @@ func watch(config Config, dirt *dirt) (synced []cache.DoneChecker, stop func(), 
 		names, _ := serviceOf(object)
 		return names
 	}
-	ownZone := cache.FilteringResourceEventHandler{
+	own := cache.FilteringResourceEventHandler{
 		FilterFunc: func(object any) bool {
 			node, ok := object.(*corev1.Node)
 			return ok && node.Name == config.Agent.NodeName
@@ -141,7 +142,8 @@ func watch(config Config, dirt *dirt) (synced []cache.DoneChecker, stop func(), 
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc: func(any) { dirt.add() },
 			UpdateFunc: func(old, new any) {
-				if zoneOf(old.(*corev1.Node)) != zoneOf(new.(*corev1.Node)) {
+				before, after := old.(*corev1.Node), new.(*corev1.Node)
+				if zoneOf(before) != zoneOf(after) || !slices.Equal(network.InternalIPs(before), network.InternalIPs(after)) {
 					dirt.add()
 				}
 			},
@@ -162,7 +164,7 @@ func watch(config Config, dirt *dirt) (synced []cache.DoneChecker, stop func(), 
 	}{
 		{config.Services.Informer(), dirt.handler(services)},
 		{config.Slices.Informer(), dirt.handler(ofService)},
-		{config.Nodes.Informer(), ownZone},
+		{config.Nodes.Informer(), own},
 	} {
 		registration, err := source.informer.AddEventHandler(source.handler)
 		if err != nil {

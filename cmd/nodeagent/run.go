@@ -124,6 +124,13 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		return err
 	}
 
+	recorder, stopEvents, err := newRecorder(api, config.NodeName)
+	if err != nil {
+		return err
+	}
+	defer stopEvents()
+	counters := metrics.New(config.NodeName)
+	counters.CountRequests()
 	services := make(chan struct{}) // closed once their rules are in place
 	start("network", func() error {
 		return network.Run(ctx, network.Config{Agent: config, Nodes: core.Nodes(), Log: logger.With("part", "network"), After: services})
@@ -131,7 +138,8 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	start("service proxy", func() error {
 		return serviceproxy.Run(ctx, serviceproxy.Config{
 			Agent: config, Services: core.Services(), Slices: slices, Nodes: core.Nodes(),
-			Log: logger.With("part", "serviceproxy"), Applied: func() { close(services) }})
+			Log: logger.With("part", "serviceproxy"), Applied: func() { close(services) },
+			Events: recorder("kube-proxy"), Metrics: counters.Registry})
 	})
 	moreMetrics := serveIngresses(told, ctx, group, ingress.Config{
 		Client: client, Ingresses: shared.Networking().V1().Ingresses(), Classes: shared.Networking().V1().IngressClasses(),
@@ -167,8 +175,6 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	counters := metrics.New(config.NodeName)
-	counters.CountRequests()
 	cri.Observe(counters)
 	memory, err := stats.ReadMemory()
 	if err != nil {
@@ -220,11 +226,6 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Leaving:       func() bool { return agent.ShuttingDown() },
 		SecondAddress: secondAddress(config),
 		Agent:         config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
-	recorder, stopEvents, err := newRecorder(api, config.NodeName)
-	if err != nil {
-		return err
-	}
-	defer stopEvents()
 	agent = pods.New(ctx, pods.Config{
 		Eviction: evictions,
 		StateDir: config.StateDir, LogDir: hostconfig.PodLogs,
@@ -235,7 +236,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		Static: &staticpods.Folder{Dir: config.ManifestDir, Node: config.NodeName, Logger: logger.With("part", "static pods")},
 		Synced: []cache.InformerSynced{core.Services().Informer().HasSynced},
 		Tokens: tokens, Drivers: storage,
-		Recorder: recorder, Metrics: counters, Logger: logger.With("part", "pods"),
+		Recorder: recorder("kubelet"), Metrics: counters, Logger: logger.With("part", "pods"),
 		Node: self.Current, NetworkReady: self.NetworkReady, Guard: gate.Pass, HostPorts: hostPorts,
 	})
 	claimed := stats.NewVolumes(agent.Volumes.Claimed)
@@ -347,7 +348,9 @@ const (
 	eventsBurst     = 100
 )
 
-func newRecorder(api *rest.Config, nodeName string) (record.EventRecorder, func(), error) {
+// newRecorder returns what makes a recorder of events for a component, by the name
+// that people know it by.
+func newRecorder(api *rest.Config, nodeName string) (recorder func(component string) record.EventRecorder, stop func(), err error) {
 	limited := rest.CopyConfig(api)
 	limited.QPS, limited.Burst = eventsPerSecond, eventsBurst
 	client, err := kubernetes.NewForConfig(limited)
@@ -356,7 +359,9 @@ func newRecorder(api *rest.Config, nodeName string) (record.EventRecorder, func(
 	}
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: nodeName}), broadcaster.Shutdown, nil
+	return func(component string) record.EventRecorder {
+		return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: component, Host: nodeName})
+	}, broadcaster.Shutdown, nil
 }
 
 // dropManagedFields keeps informers small: nobody here asks who set a field.

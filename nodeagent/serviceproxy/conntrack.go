@@ -76,20 +76,21 @@ func (f *flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return known && !slices.Contains(endpoints, netip.AddrPortFrom(endpoint, flow.Reverse.SrcPort))
 }
 
-// forgetFlows makes the kernel forget UDP flows to endpoints that have gone.
-func forgetFlows(ports []servicePort, family family) error {
+// forgetFlows makes the kernel forget UDP flows to endpoints that have gone, and
+// returns how many.
+func forgetFlows(ports []servicePort, family family) (forgotten uint, err error) {
 	filter := newFlowFilter(ports, ownAddresses(family))
 	if filter == nil {
-		return nil
+		return 0, nil
 	}
 	protocol := netlink.InetFamily(unix.AF_INET)
 	if family == ipv6 {
 		protocol = unix.AF_INET6
 	}
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, protocol, filter); err != nil {
-		return fmt.Errorf("forget UDP flows: %w", err)
+	if forgotten, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, protocol, filter); err != nil {
+		return forgotten, fmt.Errorf("forget UDP flows: %w", err)
 	}
-	return nil
+	return forgotten, nil
 }
 
 func ownAddresses(family family) []netip.Addr {

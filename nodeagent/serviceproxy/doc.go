@@ -16,6 +16,7 @@
 //   - conntrack.go: forgetting UDP flows to endpoints that have gone
 //   - health.go: answering load balancers that ask for local endpoints
 //   - proxyhealth.go: answering those that ask for the node
+//   - meters.go: what Prometheus is told, as kube-proxy would
 //
 // The rules work without the proxy, and stay when it ends. One that starts
 // finds them and changes what differs.

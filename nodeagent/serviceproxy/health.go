@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
 	"net"
@@ -15,6 +14,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
 )
 
 // healthServers answer, one for each service whose external traffic stays on
@@ -22,6 +24,7 @@ import (
 // balancers outside ask them at the service's health-check node port.
 type healthServers struct {
 	log     *slog.Logger
+	events  record.EventRecorder // nil: nobody is told of what fails
 	proxy   *proxyHealth
 	nets    []netip.Prefix // of this node's addresses that node ports are reached at; empty: all
 	servers map[uint16]*healthServer
@@ -34,13 +37,13 @@ type healthServer struct {
 	http            *http.Server
 }
 
-func newHealthServers(log *slog.Logger, proxy *proxyHealth, nets []netip.Prefix) *healthServers {
-	return &healthServers{log: log, proxy: proxy, nets: nets, servers: map[uint16]*healthServer{}}
+func newHealthServers(log *slog.Logger, events record.EventRecorder, proxy *proxyHealth, nets []netip.Prefix) *healthServers {
+	return &healthServers{log: log, events: events, proxy: proxy, nets: nets, servers: map[uint16]*healthServer{}}
 }
 
-// update starts and stops servers to fit the ports. A port that is taken is
-// logged; the next update tries it again.
-func (h *healthServers) update(ctx context.Context, all iter.Seq[servicePort]) {
+// update starts and stops servers to fit the ports, on the named node. A port that
+// is taken is logged, and told of by an event; the next update tries it again.
+func (h *healthServers) update(ctx context.Context, node string, all iter.Seq[servicePort]) {
 	wanted := map[uint16]string{}
 	here := map[uint16]map[netip.Addr]bool{}
 	for p := range all {
@@ -67,6 +70,12 @@ func (h *healthServers) update(ctx context.Context, all iter.Seq[servicePort]) {
 			server, err := h.start(ctx, port, service)
 			if err != nil {
 				h.log.Warn("load balancers cannot ask for the health of a service", "service", service, "err", err)
+				if h.events != nil {
+					namespace, name, _ := strings.Cut(service, "/")
+					h.events.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: namespace, Name: name},
+						corev1.EventTypeWarning, "FailedToStartServiceHealthcheck",
+						"node %s failed to start healthcheck %q on port %d: %v", node, service, port, err)
+				}
 				continue
 			}
 			h.servers[port] = server
@@ -99,7 +108,7 @@ func (h *healthServers) start(ctx context.Context, port uint16, service string) 
 			for _, l := range listeners {
 				err = errors.Join(err, l.Close())
 			}
-			return nil, fmt.Errorf("listen for health checks: %w", err)
+			return nil, err
 		}
 		listeners = append(listeners, listener)
 	}
@@ -143,12 +152,15 @@ func (s *healthServer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	}{reference{s.namespace, s.name}, local, healthy})
 }
 
-// answer answers a load balancer.
-func answer(w http.ResponseWriter, well bool, what any) {
+// answer answers a load balancer, and returns the status.
+func answer(w http.ResponseWriter, well bool, what any) (status int) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	status = http.StatusOK
 	if !well {
-		w.WriteHeader(http.StatusServiceUnavailable)
+		status = http.StatusServiceUnavailable
 	}
+	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(what)
+	return status
 }

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/netnstest"
@@ -204,7 +205,8 @@ func testUDPClientsLeave(t *testing.T, w *world, here self, client netns.NsHandl
 	}
 	w.applyAll(now(pods[1]))
 	w.must(netnstest.Within(w.node, func() error {
-		return forgetFlows(now(pods[1])["home/web"], here.family)
+		_, err := forgetFlows(now(pods[1])["home/web"], here.family)
+		return err
 	}))
 	if got := ask(); got != "pod1" {
 		t.Errorf("after pod0 has gone the same client got %s, want pod1", got)
@@ -271,9 +273,10 @@ func TestHealthServers(t *testing.T) {
 	port := uint16(listener.Addr().(*net.TCPAddr).Port)
 	listener.Close()
 	now := time.Unix(0, 0)
-	proxy := newProxyHealth(nil)
+	proxy := newProxyHealth(nil, newMeters())
 	proxy.now = func() time.Time { return now }
-	h := newHealthServers(slog.New(slog.DiscardHandler), proxy, nil)
+	events := record.NewFakeRecorder(10)
+	h := newHealthServers(slog.New(slog.DiscardHandler), events, proxy, nil)
 	defer h.close()
 	body, weight := "", ""
 	status := func() int {
@@ -300,14 +303,29 @@ func TestHealthServers(t *testing.T) {
 		{"another service takes the port", []servicePort{{service: "home/api", healthPort: port, readyHere: []netip.Addr{one, other}}}, http.StatusOK},
 		{"no such service", nil, 0},
 	} {
-		h.update(context.Background(), slices.Values(test.ports))
+		h.update(t.Context(), "here", slices.Values(test.ports))
 		if got := status(); got != test.want {
 			t.Errorf("%s: got %d, want %d", test.name, got, test.want)
 		}
 		http.DefaultClient.CloseIdleConnections()
 	}
+	taken, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	occupied := uint16(taken.Addr().(*net.TCPAddr).Port)
+	h.update(t.Context(), "here", slices.Values([]servicePort{{service: "home/web", healthPort: occupied}}))
+	select {
+	case got := <-events.Events:
+		if want := fmt.Sprintf(`Warning FailedToStartServiceHealthcheck node here failed to start healthcheck "home/web" on port %d: listen tcp`, occupied); !strings.HasPrefix(got, want) {
+			t.Errorf("got event %q, want %q", got, want)
+		}
+	default:
+		t.Error("nobody was told that a port is taken")
+	}
 	// An endpoint counts once, in however many of the service's ports it is.
-	h.update(context.Background(), slices.Values([]servicePort{
+	h.update(t.Context(), "here", slices.Values([]servicePort{
 		{service: "home/web", healthPort: port, readyHere: []netip.Addr{one}},
 		{service: "home/web", healthPort: port, readyHere: []netip.Addr{one, other}},
 	}))
@@ -339,8 +357,9 @@ func testSyncFollows(t *testing.T, w *world) {
 		Nodes:    factory.Core().V1().Nodes(),
 		Log:      slog.New(slog.DiscardHandler),
 	}
-	dirt := newDirt()
-	synced, stop, err := watch(config, dirt)
+	dirt, meters := newDirt(), newMeters()
+	meters.mode(w.backend.mode())
+	synced, stop, err := watch(config, dirt, meters)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +368,8 @@ func testSyncFollows(t *testing.T, w *world) {
 	if !cache.WaitFor(ctx, "", synced...) {
 		t.Fatal("informers did not sync")
 	}
-	p := &proxy{config: config, status: newProxyHealth(nil), health: newHealthServers(config.Log, newProxyHealth(nil), nil), dirt: dirt,
+	status := newProxyHealth(nil, meters)
+	p := &proxy{config: config, status: status, health: newHealthServers(config.Log, nil, status, nil), meters: meters, dirt: dirt,
 		halves: []*half{{layout: testLayout, ports: map[string][]servicePort{}, chosen: w.backend}}}
 	sync := func(update bool) {
 		t.Helper()

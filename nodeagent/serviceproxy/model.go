@@ -28,6 +28,14 @@ const (
 
 func (f family) has(ip netip.Addr) bool { return ip.IsValid() && ip.Is6() == bool(f) && !ip.Is4In6() }
 
+// String is what the API calls it.
+func (f family) String() string {
+	if f == ipv6 {
+		return string(corev1.IPv6Protocol)
+	}
+	return string(corev1.IPv4Protocol)
+}
+
 func (f family) addressType() discoveryv1.AddressType {
 	if f == ipv6 {
 		return discoveryv1.AddressTypeIPv6

@@ -11,10 +11,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/network"
@@ -30,6 +33,11 @@ type Config struct {
 	// Applied is called once, when the rules for what the cluster has are in
 	// place; nil: nobody waits for that.
 	Applied func()
+	// Events tells of what fails for one service; nil: nobody is told.
+	Events record.EventRecorder
+	// Metrics is where to show what is measured, beside the address that
+	// kube-proxy shows it at; nil: nowhere.
+	Metrics prometheus.Registerer
 }
 
 const (
@@ -56,14 +64,15 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	meters := newMeters()
 	status := newProxyHealth(func() *corev1.Node {
 		node, err := config.Nodes.Lister().Get(config.Agent.NodeName)
 		if err != nil {
 			return nil
 		}
 		return node
-	})
-	proxy := &proxy{config: config, status: status, dirt: newDirt()}
+	}, meters)
+	proxy := &proxy{config: config, status: status, meters: meters, dirt: newDirt()}
 	var nets []netip.Prefix
 	mode := ""
 	for _, l := range layouts {
@@ -74,7 +83,13 @@ func Run(ctx context.Context, config Config) error {
 		proxy.halves = append(proxy.halves, h)
 		nets, mode = append(nets, l.nodeNets...), h.chosen.mode()
 	}
-	proxy.health = newHealthServers(config.Log, status, nets)
+	meters.mode(mode)
+	if config.Metrics != nil {
+		if err := config.Metrics.Register(meters.registry); err != nil {
+			return fmt.Errorf("show metrics of the service proxy: %w", err)
+		}
+	}
+	proxy.health = newHealthServers(config.Log, config.Events, status, nets)
 	listening, end := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -82,7 +97,7 @@ func Run(ctx context.Context, config Config) error {
 	group.Go(func() {
 		status.listen(listening, fmt.Sprintf(":%d", hostconfig.PortProxyHealth), fmt.Sprintf("127.0.0.1:%d", hostconfig.PortProxyStatus), mode, config.Log)
 	})
-	synced, stop, err := watch(config, proxy.dirt)
+	synced, stop, err := watch(config, proxy.dirt, meters)
 	if err != nil {
 		return err
 	}
@@ -123,7 +138,7 @@ func layoutsOf(agent hostconfig.NodeAgent) ([]layout, error) {
 }
 
 // watch marks what changes and may matter.
-func watch(config Config, dirt *dirt) (synced []cache.DoneChecker, stop func(), err error) {
+func watch(config Config, dirt *dirt, meters *meters) (synced []cache.DoneChecker, stop func(), err error) {
 	services := func(object any) []string {
 		if s, ok := object.(*corev1.Service); ok {
 			return []string{s.Namespace + "/" + s.Name}
@@ -162,8 +177,12 @@ func watch(config Config, dirt *dirt) (synced []cache.DoneChecker, stop func(), 
 		informer cache.SharedIndexInformer
 		handler  cache.ResourceEventHandler
 	}{
-		{config.Services.Informer(), dirt.handler(services)},
-		{config.Slices.Informer(), dirt.handler(ofService)},
+		{config.Services.Informer(), dirt.handler(services, func(any, any) { meters.services.add() })},
+		{config.Slices.Informer(), dirt.handler(ofService, func(old, new any) {
+			before, _ := old.(*discoveryv1.EndpointSlice)
+			after, _ := new.(*discoveryv1.EndpointSlice)
+			meters.sliceChanged(before, after)
+		})},
 		{config.Nodes.Informer(), own},
 	} {
 		registration, err := source.informer.AddEventHandler(source.handler)
@@ -182,6 +201,7 @@ type proxy struct {
 	config Config
 	halves []*half
 	status *proxyHealth
+	meters *meters
 	health *healthServers
 	dirt   *dirt
 }
@@ -229,6 +249,7 @@ func (p *proxy) loop(ctx context.Context) {
 func (p *proxy) sync(ctx context.Context, changed bool) error {
 	var errs []error
 	names, all := p.dirt.take()
+	p.meters.taken()
 	for _, h := range p.halves {
 		update := changed || all || len(names) > 0
 		if !update {
@@ -255,6 +276,7 @@ func (p *proxy) sync(ctx context.Context, changed bool) error {
 func (p *proxy) update(ctx context.Context, h *half, names map[string]struct{}, all bool) error {
 	start := time.Now()
 	p.status.queued(h.layout.family)
+	done := p.meters.begun(h.layout.family)
 	here := self{node: p.config.Agent.NodeName, family: h.layout.family}
 	if node, err := p.config.Nodes.Lister().Get(here.node); err == nil {
 		here.zone = zoneOf(node)
@@ -269,8 +291,11 @@ func (p *proxy) update(ctx context.Context, h *half, names map[string]struct{}, 
 		p.dirt.add() // some of it is not computed yet
 		return err
 	}
+	changes = h.settle(changes)
 	changed, err := h.chosen.apply(h.ports, changes)
 	if err != nil {
+		h.owed = changes
+		p.meters.failures.WithLabelValues(h.layout.family.String()).Inc()
 		return err
 	}
 	if h.other != nil {
@@ -281,9 +306,14 @@ func (p *proxy) update(ctx context.Context, h *half, names map[string]struct{}, 
 		h.other = nil
 	}
 	p.status.followed(h.layout.family)
+	done(changes, all)
 	p.updateHealth(ctx, changes)
 	if ports := changedUDP(changes); len(ports) > 0 {
-		if err := forgetFlows(ports, h.layout.family); err != nil {
+		start, label := time.Now(), h.layout.family.String()
+		forgotten, err := forgetFlows(ports, h.layout.family)
+		p.meters.flowsTook.WithLabelValues(label).Observe(time.Since(start).Seconds())
+		p.meters.flows.WithLabelValues(label).Add(float64(forgotten))
+		if err != nil {
 			p.config.Log.Warn("UDP clients may still be sent to endpoints that have gone", "err", err)
 		}
 	}
@@ -305,7 +335,7 @@ func (p *proxy) updateHealth(ctx context.Context, changes map[string]change) {
 	if !asked {
 		return
 	}
-	p.health.update(ctx, func(yield func(servicePort) bool) {
+	p.health.update(ctx, p.config.Agent.NodeName, func(yield func(servicePort) bool) {
 		for _, h := range p.halves {
 			for _, ports := range h.ports {
 				for _, port := range ports {

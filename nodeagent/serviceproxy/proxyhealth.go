@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -25,16 +26,17 @@ const leavingTaint = "ToBeDeletedByClusterAutoscaler"
 // load balancers ask there for services whose traffic may enter at any node. Its
 // methods may be called by many goroutines at a time.
 type proxyHealth struct {
-	node func() *corev1.Node // this one; nil: not known
-	now  func() time.Time
+	node   func() *corev1.Node // this one; nil: not known
+	now    func() time.Time
+	meters *meters
 
 	mu      sync.Mutex
 	updated map[family]time.Time // last
 	waiting map[family]time.Time // since when a change does
 }
 
-func newProxyHealth(node func() *corev1.Node) *proxyHealth {
-	return &proxyHealth{node: node, now: time.Now, updated: map[family]time.Time{}, waiting: map[family]time.Time{}}
+func newProxyHealth(node func() *corev1.Node, meters *meters) *proxyHealth {
+	return &proxyHealth{node: node, now: time.Now, meters: meters, updated: map[family]time.Time{}, waiting: map[family]time.Time{}}
 }
 
 // queued notes that there are changes to follow.
@@ -76,11 +78,7 @@ func (h *proxyHealth) status() proxyStatus {
 	for f, updated := range maps.All(h.updated) {
 		since, waits := h.waiting[f]
 		well := !waits || s.CurrentTime.Sub(since) < late
-		name := corev1.IPv4Protocol
-		if f == ipv6 {
-			name = corev1.IPv6Protocol
-		}
-		s.Status[name] = familyStatus{updated, well}
+		s.Status[corev1.IPFamily(f.String())] = familyStatus{updated, well}
 		s.Healthy = s.Healthy && well
 		if updated.After(s.LastUpdated) {
 			s.LastUpdated = updated
@@ -107,19 +105,20 @@ func (h *proxyHealth) eligible() bool {
 // /livez.
 func (h *proxyHealth) serveHealth(w http.ResponseWriter, r *http.Request) {
 	s := h.status()
-	well := s.Healthy
+	well, answers := s.Healthy, h.meters.livez
 	if r.URL.Path == "/healthz" {
+		answers = h.meters.healthz
 		s.NodeEligible = new(h.eligible())
 		well = well && *s.NodeEligible
 	}
 	if well {
 		s.LastUpdated = s.CurrentTime // nothing has changed since
 	}
-	answer(w, well, s)
+	answers.WithLabelValues(strconv.Itoa(answer(w, well, s))).Inc()
 }
 
 // listen serves health at one address, and at the other, which nobody outside of
-// the host reaches, the mode; until ctx ends. An address that is taken is tried
+// the host reaches, the mode and metrics; until ctx ends. An address that is taken is tried
 // again.
 func (h *proxyHealth) listen(ctx context.Context, health, status, mode string, log *slog.Logger) {
 	mux := http.NewServeMux()
@@ -127,6 +126,7 @@ func (h *proxyHealth) listen(ctx context.Context, health, status, mode string, l
 	mux.HandleFunc("/livez", h.serveHealth)
 	local := http.NewServeMux()
 	local.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	local.Handle("/metrics", h.meters.handler(log))
 	local.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, mode) })
 	var group sync.WaitGroup
 	for address, handler := range map[string]http.Handler{health: mux, status: local} {

@@ -52,7 +52,7 @@ func TestProxyHealth(t *testing.T) {
 		"the node is not known": {nil, func(*proxyHealth, func(time.Duration)) {}, ill, well},
 	} {
 		now := time.Unix(1e9, 0)
-		h := newProxyHealth(func() *corev1.Node { return test.node })
+		h := newProxyHealth(func() *corev1.Node { return test.node }, newMeters())
 		h.now = func() time.Time { return now }
 		test.events(h, func(d time.Duration) { now = now.Add(d) })
 		for path, want := range map[string]int{"/healthz": test.healthz, "/livez": test.livez} {
@@ -80,7 +80,7 @@ func TestProxyHealthWaitsForItsPorts(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		newProxyHealth(nil).listen(ctx, taken.Addr().String(), "127.0.0.1:0", "nftables", slog.New(slog.DiscardHandler))
+		newProxyHealth(nil, newMeters()).listen(ctx, taken.Addr().String(), "127.0.0.1:0", "nftables", slog.New(slog.DiscardHandler))
 	}()
 	select {
 	case <-done:

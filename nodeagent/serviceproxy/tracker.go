@@ -61,8 +61,8 @@ func (d *dirt) take() (services map[string]struct{}, all bool) {
 }
 
 // handler marks what events are about: names tells of which services an
-// object is.
-func (d *dirt) handler(names func(object any) []string) cache.ResourceEventHandler {
+// object is. Seen is told of each event; one of old and new may be nil.
+func (d *dirt) handler(names func(object any) []string, seen func(old, new any)) cache.ResourceEventHandler {
 	mark := func(objects ...any) {
 		var all []string
 		for _, object := range objects {
@@ -76,9 +76,9 @@ func (d *dirt) handler(names func(object any) []string) cache.ResourceEventHandl
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(object any) { mark(object) },
-		UpdateFunc: func(old, new any) { mark(old, new) },
-		DeleteFunc: func(object any) { mark(object) },
+		AddFunc:    func(object any) { seen(nil, object); mark(object) },
+		UpdateFunc: func(old, new any) { seen(old, new); mark(old, new) },
+		DeleteFunc: func(object any) { seen(object, nil); mark(object) },
 	}
 }
 
@@ -89,7 +89,21 @@ type half struct {
 	self   self
 	ports  map[string][]servicePort // by service
 	chosen backend
-	other  backend // its rules are to go; nil: done
+	other  backend           // its rules are to go; nil: done
+	owed   map[string]change // computed, but not given to the kernel
+}
+
+// settle returns changes together with those that are owed: what became of each
+// service since the kernel last followed.
+func (h *half) settle(changes map[string]change) map[string]change {
+	for name, owed := range h.owed {
+		if later, again := changes[name]; again {
+			owed.new = later.new
+		}
+		changes[name] = owed
+	}
+	h.owed = nil
+	return changes
 }
 
 // compute brings the ports of services up to date and returns what changed.

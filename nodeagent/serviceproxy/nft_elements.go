@@ -76,10 +76,10 @@ func (v *picture) port(p *servicePort) {
 	v.cluster(p, cluster)
 	v.outside(p, cluster, fronts)
 	if !p.internalLocal || outside {
-		v.endpoints(p, setEndpoints, setSticky, cluster, p.endpoints)
+		v.endpoints(p, everywhere, cluster, p.endpoints)
 	}
 	if p.internalLocal || outside && p.externalLocal {
-		v.endpoints(p, setLocalEndpoints, setLocalSticky, cluster, p.local)
+		v.endpoints(p, onNode, cluster, p.local)
 	}
 	for _, ip := range p.own {
 		v.add(setHairpin, addressKey(ip)+addressKey(ip), "")
@@ -120,7 +120,7 @@ func (v *picture) outside(p *servicePort, cluster string, fronts []string) {
 		e.front = at
 		if e.all > 0 {
 			v.lead(services, key, e)
-			v.add(outer, key, cluster)
+			v.add(outer, key, zero+cluster)
 		}
 		if verdict != "" {
 			v.add(unreachable, key, verdict)
@@ -134,17 +134,22 @@ func (v *picture) outside(p *servicePort, cluster string, fronts []string) {
 	}
 }
 
-func (v *picture) endpoints(p *servicePort, all, sticky, cluster string, endpoints []netip.AddrPort) {
+func (v *picture) endpoints(p *servicePort, of pool, cluster string, endpoints []netip.AddrPort) {
 	for i, endpoint := range endpoints {
+		key := cluster + string(binaryutil.NativeEndian.PutUint32(uint32(i)))
 		to := addressKey(endpoint.Addr()) + portKey(endpoint.Port())
-		v.add(all, cluster+string(binaryutil.NativeEndian.PutUint32(uint32(i))), to)
-		if p.affinity > 0 {
-			v.add(sticky, cluster+to, "")
+		if p.affinity == 0 {
+			v.add(of.endpoints, key, to)
+			continue
 		}
+		v.add(of.sticky, key, zero+to)
+		v.add(of.kept, to+cluster, "")
 	}
 }
 
-// Parts of keys, each as wide as one or four registers.
+// Parts of keys and values, each as wide as one or four registers.
+
+const zero = "\x00\x00\x00\x00"
 
 func addressKey(ip netip.Addr) string { return string(ip.AsSlice()) }
 

@@ -24,13 +24,15 @@ const tableName = "clusterctl-services"
 const (
 	setServices         = "services"          // front at an address: chain
 	setNodePorts        = "nodeports"         // front at this node: chain
-	setOuter            = "outer"             // front at an address of the outside: service port
-	setOuterNodePorts   = "outer-nodeports"   // front at this node: service port
+	setOuter            = "outer"             // front at an address of the outside: zero, service port
+	setOuterNodePorts   = "outer-nodeports"   // front at this node: zero, service port
 	setEndpoints        = "endpoints"         // service port, number: endpoint
 	setLocalEndpoints   = "local-endpoints"   // the same for those on this node
-	setSticky           = "sticky"            // service port, endpoint: may be kept to
+	setSticky           = "sticky"            // service port whose clients are kept, number: zero, endpoint
 	setLocalSticky      = "local-sticky"      // the same for those on this node
-	setClients          = "clients"           // client, service port: endpoint; filled by packets
+	setKept             = "kept"              // endpoint, service port: may be kept to
+	setLocalKept        = "local-kept"        // the same for those on this node
+	setClients          = "clients"           // service port, client: zero, endpoint; filled by packets
 	setHairpin          = "hairpin"           // endpoint on this node, itself
 	setClusterIPs       = "cluster-ips"       // cluster IP
 	setGuards           = "guards"            // front at an address: chain that stops sources
@@ -60,14 +62,23 @@ const dynsetDelete = 2
 const masqueradeBit = 0x4000
 
 // Registers of four bytes hold what elements are made of, one part after the
-// other: client, cluster IP, protocol, port, and the endpoint's address and
-// port or its number.
-func (l layout) client() uint32    { return unix.NFT_REG32_00 }
-func (l layout) clusterIP() uint32 { return l.client() + l.words() }
+// other: a zero, the endpoint's address and port, the service's cluster IP,
+// protocol and port, and the client or the number of an endpoint.
+//
+// What a map gives can be looked up with, but nft (1.1.6 too) cannot tell how
+// long it is then, and aborts whatever it was asked to list. Nor does it see
+// that a map fills registers behind the first one. So maps whose values are
+// looked up with give a zero before them, into the register in front of those
+// that they are for: these have been loaded already, which is what nft shows,
+// and the one in front is loaded anew where it counts.
+func (l layout) zero() uint32      { return unix.NFT_REG32_00 }
+func (l layout) endpoint() uint32  { return l.zero() + 1 }
+func (l layout) target() uint32    { return l.endpoint() + l.words() }
+func (l layout) clusterIP() uint32 { return l.target() + 1 }
 func (l layout) protocol() uint32  { return l.clusterIP() + l.words() }
 func (l layout) port() uint32      { return l.protocol() + 1 }
-func (l layout) endpoint() uint32  { return l.port() + 1 }
-func (l layout) target() uint32    { return l.endpoint() + l.words() }
+func (l layout) client() uint32    { return l.port() + 1 }
+func (l layout) number() uint32    { return l.client() }
 
 // words is how many registers an address fills.
 func (l layout) words() uint32 { return l.bytes() / 4 }
@@ -115,13 +126,15 @@ func (l layout) sets() map[string]*nftables.Set {
 	}
 	add(setServices, front, verdict)
 	add(setNodePorts, node, verdict)
-	add(setOuter, front, front)
-	add(setOuterNodePorts, node, front)
-	add(setEndpoints, of(front, nftables.TypeMark), endpoint)
-	add(setLocalEndpoints, of(front, nftables.TypeMark), endpoint)
-	add(setSticky, of(front, endpoint...), nil)
-	add(setLocalSticky, of(front, endpoint...), nil)
-	add(setClients, of(types{address}, front...), endpoint)
+	number, zero := nftables.TypeMark, types{nftables.TypeMark}
+	for _, p := range []pool{everywhere, onNode} {
+		add(p.endpoints, of(front, number), endpoint)
+		add(p.sticky, of(front, number), of(zero, endpoint...))
+		add(p.kept, of(endpoint, front...), nil)
+	}
+	add(setOuter, front, of(zero, front...))
+	add(setOuterNodePorts, node, of(zero, front...))
+	add(setClients, of(front, address), of(zero, endpoint...))
 	add(setHairpin, types{address, address}, nil)
 	add(setClusterIPs, types{address}, nil)
 	add(setGuards, front, verdict)
@@ -131,6 +144,14 @@ func (l layout) sets() map[string]*nftables.Set {
 	clients.Dynamic, clients.HasTimeout, clients.Size = true, true, maxClients
 	return all
 }
+
+// pool names the sets that endpoints are drawn from.
+type pool struct{ endpoints, sticky, kept string }
+
+var (
+	everywhere = pool{setEndpoints, setSticky, setKept}
+	onNode     = pool{setLocalEndpoints, setLocalSticky, setLocalKept}
+)
 
 // baseChain is a chain that packets pass, or that those jump to.
 type baseChain struct {
@@ -182,8 +203,8 @@ func (l layout) chains() []baseChain {
 			// The mark is cleared, lest it is masqueraded again on its way.
 			join(l.marked(), l.setMark(0), []expr.Any{masquerade}),
 			// An endpoint that reaches itself would answer itself directly.
-			join(l.load(l.source(), l.client()), l.load(l.destination(), l.clusterIP()),
-				[]expr.Any{&expr.Lookup{SourceRegister: l.client(), SetName: setHairpin}, masquerade}),
+			join(l.load(l.source(), unix.NFT_REG32_00), l.load(l.destination(), unix.NFT_REG32_00+l.words()),
+				[]expr.Any{&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: setHairpin}, masquerade}),
 		}},
 		{"filter-input", filter, nftables.ChainHookInput, nftables.ChainPriorityFilter, append(unreachable[:1:1], inputPorts...)},
 		{"filter-forward", filter, nftables.ChainHookForward, nftables.ChainPriorityFilter, append(unreachable[:1:1], unknown...)},
@@ -234,57 +255,65 @@ func (l layout) entry(e entry) [][]expr.Any {
 		// here.
 		rules := [][]expr.Any{join(l.within(l.source(), l.pods, expr.CmpOpNeq), l.setMark(masqueradeBit))}
 		if e.keep {
-			return append(rules, l.pick(e, nil, setLocalEndpoints, setLocalSticky, e.local)...)
+			return append(rules, l.pick(e, nil, onNode, e.local)...)
 		}
-		return append(rules, l.pick(e, nil, setEndpoints, setSticky, e.all)...)
+		return append(rules, l.pick(e, nil, everywhere, e.all)...)
 	case !e.keep:
 		rules := [][]expr.Any{l.setMark(masqueradeBit)}
-		return append(rules, l.pick(e, nil, setEndpoints, setSticky, e.all)...)
+		return append(rules, l.pick(e, nil, everywhere, e.all)...)
 	}
 	// Pods and the node itself are inside already: they may reach every
 	// endpoint at the outer addresses too.
-	rules := l.pick(e, l.within(l.source(), l.pods, expr.CmpOpEq), setEndpoints, setSticky, e.all)
+	rules := l.pick(e, l.within(l.source(), l.pods, expr.CmpOpEq), everywhere, e.all)
 	node := l.fromNode()
 	rules = append(rules, join(node, l.setMark(masqueradeBit)))
-	rules = append(rules, l.pick(e, node, setEndpoints, setSticky, e.all)...)
+	rules = append(rules, l.pick(e, node, everywhere, e.all)...)
 	if e.local > 0 {
-		rules = append(rules, l.pick(e, nil, setLocalEndpoints, setLocalSticky, e.local)...)
+		rules = append(rules, l.pick(e, nil, onNode, e.local)...)
 	}
 	return rules
 }
 
 // pick leads packets that match to one of n endpoints.
-func (l layout) pick(e entry, match []expr.Any, endpoints, sticky string, n int) [][]expr.Any {
+func (l layout) pick(e entry, match []expr.Any, from pool, n int) [][]expr.Any {
 	base := join(match, l.servicePort(e.front))
-	draw := []expr.Any{
-		&expr.Numgen{Register: l.endpoint(), Modulus: uint32(n), Type: unix.NFT_NG_RANDOM},
-		&expr.Lookup{SourceRegister: l.clusterIP(), DestRegister: l.endpoint(), IsDestRegSet: true, SetName: endpoints},
+	draw := func(pool string, to uint32) []expr.Any {
+		return []expr.Any{
+			&expr.Numgen{Register: l.number(), Modulus: uint32(n), Type: unix.NFT_NG_RANDOM},
+			&expr.Lookup{SourceRegister: l.clusterIP(), DestRegister: to, IsDestRegSet: true, SetName: pool},
+		}
 	}
 	family := uint32(unix.NFPROTO_IPV4)
 	if l.family == ipv6 {
 		family = unix.NFPROTO_IPV6
 	}
 	lead := []expr.Any{&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: l.endpoint(), RegProtoMin: l.target()}}
-	plain := join(base, draw, lead)
 	if e.sticky == 0 {
-		return [][]expr.Any{plain}
+		return [][]expr.Any{join(base, draw(from.endpoints, l.endpoint()), lead)}
 	}
-	base = join(base, l.load(l.source(), l.client()))
-	known := &expr.Lookup{SourceRegister: l.client(), DestRegister: l.endpoint(), IsDestRegSet: true, SetName: setClients}
-	clients := func(operation uint32) expr.Any {
-		d := &expr.Dynset{SrcRegKey: l.client(), SrcRegData: l.endpoint(), SetName: setClients, Operation: operation}
+	base = join(base, l.load(l.source(), l.endpoint()), l.loadPort(l.target()))
+	zero := &expr.Immediate{Register: l.zero(), Data: make([]byte, 4)}
+	client := l.load(l.source(), l.client())
+	drawn := join(draw(from.sticky, l.zero()), []expr.Any{zero}, client)
+	known := join(client, []expr.Any{
+		&expr.Lookup{SourceRegister: l.clusterIP(), DestRegister: l.zero(), IsDestRegSet: true, SetName: setClients},
+		zero,
+	})
+	clients := func(operation uint32) []expr.Any {
+		d := &expr.Dynset{SrcRegKey: l.clusterIP(), SrcRegData: l.zero(), SetName: setClients, Operation: operation}
 		if operation != dynsetDelete {
 			d.Timeout = e.sticky
 		}
-		return d
+		return []expr.Any{d}
 	}
+	kept := []expr.Any{&expr.Lookup{SourceRegister: l.endpoint(), SetName: from.kept}}
 	return [][]expr.Any{
 		// To where the client was led before, if that is still there.
-		join(base, []expr.Any{known, &expr.Lookup{SourceRegister: l.clusterIP(), SetName: sticky}, clients(unix.NFT_DYNSET_OP_UPDATE)}, lead),
+		join(base, known, kept, clients(unix.NFT_DYNSET_OP_UPDATE), lead),
 		// If it is not: an update would not change it.
-		join(base, []expr.Any{known, clients(dynsetDelete)}),
-		join(base, draw, []expr.Any{clients(unix.NFT_DYNSET_OP_ADD)}, lead),
-		plain, // there is no room for more clients
+		join(base, known, clients(dynsetDelete)),
+		join(base, drawn, clients(unix.NFT_DYNSET_OP_ADD), lead),
+		join(base, drawn, lead), // there is no room for more clients
 	}
 }
 
@@ -363,11 +392,13 @@ func (l layout) load(offset, register uint32) []expr.Any {
 	return []expr.Any{&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: l.bytes()}}
 }
 
+// loadPort puts the port that the packet is for into a register.
+func (l layout) loadPort(register uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}}
+}
+
 func (l layout) loadNodePort() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: l.protocol()},
-		&expr.Payload{DestRegister: l.port(), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-	}
+	return join([]expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: l.protocol()}}, l.loadPort(l.port()))
 }
 
 func (l layout) loadFront() []expr.Any {
@@ -377,13 +408,15 @@ func (l layout) loadFront() []expr.Any {
 // servicePort loads the cluster IP, protocol and port of the service that is
 // reached at a front.
 func (l layout) servicePort(at front) []expr.Any {
+	outer := func(set string, key uint32) []expr.Any {
+		return join(l.loadFront(), []expr.Any{
+			&expr.Lookup{SourceRegister: key, DestRegister: l.clusterIP() - 1, IsDestRegSet: true, SetName: set}})
+	}
 	switch at {
 	case atOuter:
-		return join(l.loadFront(), []expr.Any{
-			&expr.Lookup{SourceRegister: l.clusterIP(), DestRegister: l.clusterIP(), IsDestRegSet: true, SetName: setOuter}})
+		return outer(setOuter, l.clusterIP())
 	case atNodePort:
-		return join(l.loadNodePort(), []expr.Any{
-			&expr.Lookup{SourceRegister: l.protocol(), DestRegister: l.clusterIP(), IsDestRegSet: true, SetName: setOuterNodePorts}})
+		return outer(setOuterNodePorts, l.protocol())
 	}
 	return l.loadFront()
 }

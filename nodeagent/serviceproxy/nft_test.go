@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"pgregory.net/rapid"
 
 	"clusterctl/hostconfig"
@@ -431,4 +432,45 @@ func testIPv6(t *testing.T, mode string) {
 	if _, _, err := w.ask(w.node, "[fd00:10:96::14]:80"); !refused(err) {
 		t.Errorf("no endpoints: got %v, want a refusal", err)
 	}
+}
+
+// TestOperatorsCanListTheTable has the nft that is installed read every kind of
+// entry: Debian 12's aborts at what it cannot make sense of, and shows nothing
+// of anybody's tables then.
+func TestOperatorsCanListTheTable(t *testing.T) {
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip("no nft is installed")
+	}
+	four := slice(up("10.244.0.2", "here"), up("10.244.0.3", "there"))
+	six := slice(up("fd00:10:244::2", "here"), up("fd00:10:244::3", "there"))
+	six.AddressType = ipv6.addressType()
+	plain := func(*corev1.Service) {}
+	keep := func(s *corev1.Service) { s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal }
+	list := func(t *testing.T, w *world, of self, endpoints *discoveryv1.EndpointSlice) {
+		for _, sticky := range []func(*corev1.Service){plain, affine} {
+			for _, policy := range []func(*corev1.Service){plain, keep} {
+				s := service(nodePort, dual, sticky, policy)
+				s.Spec.ExternalIPs = []string{"192.0.2.80", "2001:db8::80"}
+				w.applyAll(byName(buildModel([]*corev1.Service{s}, slicesOf(endpoints), of)))
+				w.must(netnstest.Within(w.node, func() error {
+					out, err := exec.CommandContext(t.Context(), nft, "list", "ruleset").CombinedOutput()
+					if err != nil || !strings.Contains(string(out), "chain outer-") {
+						t.Errorf("nft list ruleset: %v\n%s", err, out)
+					}
+					return nil
+				}))
+			}
+		}
+	}
+	t.Run("IPv4", func(t *testing.T) {
+		list(t, newWorld(t, hostconfig.ProxyNftables), here, four)
+	})
+	t.Run("IPv6", func(t *testing.T) {
+		w := newWorld(t, hostconfig.ProxyNftables)
+		w.addIPv6(hostconfig.ProxyNftables)
+		of := here
+		of.family = ipv6
+		list(t, w, of, six)
+	})
 }

@@ -217,7 +217,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	tokens := volumes.NewTokens(client)
 	storage := csi.New(csi.Config{
 		NodeName: config.NodeName, Root: root, Client: client,
-		Node: func() *v1.Node { return self.Current() }, Token: tokens.ForDriver, Logger: logger.With("part", "csi"),
+		Node: func() *v1.Node { return self.Current() }, Token: tokens.ForDriver, Recorder: recorder("kubelet"), Logger: logger.With("part", "csi"),
 	})
 	self = node.New(node.Config{
 		Extended: devicePlugins.Extended, Changed: devicePlugins.Changed(),
@@ -267,6 +267,10 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		return self.Run(ctx)
 	})
 	start("pods", func() error { return agent.Run(ctx) })
+	start("storage drivers", func() error {
+		storage.Run(ctx)
+		return nil
+	})
 	start("strays", func() error {
 		if config.CRISocket != "unix://"+hostconfig.CRISock {
 			return nil // another runtime looks after its own

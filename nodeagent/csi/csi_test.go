@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	events "k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 
 	"clusterctl/nodeagent/plugins"
@@ -41,10 +42,42 @@ type hostPath struct {
 	contexts map[string]map[string]string
 	secrets  map[string]string
 	grown    int64
+	limit    int64
+	fails    map[string]codes.Code // calls that fail, by method
+	calls    []string              // those that stage, publish and undo it
+}
+
+// call notes a call, and fails if it has to.
+func (h *hostPath) call(method string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, method)
+	if code := h.fails[method]; code != codes.OK {
+		return status.Error(code, "told to fail")
+	}
+	return nil
+}
+
+// fail has calls of a method end with a code from now on.
+func (h *hostPath) fail(method string, code codes.Code) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fails[method] = code
+}
+
+// called takes the calls since the last time.
+func (h *hostPath) called() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	calls := strings.Join(h.calls, " ")
+	h.calls = nil
+	return calls
 }
 
 func (h *hostPath) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: "id-of-node", MaxVolumesPerNode: 7, AccessibleTopology: &csi.Topology{Segments: map[string]string{"example.com/rack": "r1"}}}, nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return &csi.NodeGetInfoResponse{NodeId: "id-of-node", MaxVolumesPerNode: h.limit, AccessibleTopology: &csi.Topology{Segments: map[string]string{"example.com/rack": "r1"}}}, nil
 }
 
 func (h *hostPath) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
@@ -65,7 +98,18 @@ func bind(from, to string) error {
 	return unix.Mount(from, to, "", unix.MS_BIND, "")
 }
 
+// unmount does nothing where nothing is mounted.
+func unmount(path string) error {
+	if err := unix.Unmount(path, 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil
+}
+
 func (h *hostPath) NodeStageVolume(_ context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	if err := h.call("stage"); err != nil {
+		return nil, err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if r.PublishContext["told"] != "yes" {
@@ -81,16 +125,25 @@ func (h *hostPath) NodeStageVolume(_ context.Context, r *csi.NodeStageVolumeRequ
 }
 
 func (h *hostPath) NodeUnstageVolume(_ context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+	if err := h.call("unstage"); err != nil {
+		return nil, err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.staged[r.VolumeId] = 0
-	return &csi.NodeUnstageVolumeResponse{}, unix.Unmount(r.StagingTargetPath, 0)
+	return &csi.NodeUnstageVolumeResponse{}, unmount(r.StagingTargetPath)
 }
 
 func (h *hostPath) NodePublishVolume(_ context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	if err := h.call("publish"); err != nil {
+		return nil, err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.contexts[r.VolumeId] = r.VolumeContext
+	if r.StagingTargetPath == "" {
+		h.secrets = r.Secrets
+	}
 	source := r.StagingTargetPath
 	if source == "" {
 		source = filepath.Join(h.dir, r.VolumeId)
@@ -102,13 +155,16 @@ func (h *hostPath) NodePublishVolume(_ context.Context, r *csi.NodePublishVolume
 }
 
 func (h *hostPath) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	if err := unix.Unmount(r.TargetPath, 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+	if err := h.call("unpublish"); err != nil {
 		return nil, err
 	}
-	return &csi.NodeUnpublishVolumeResponse{}, nil
+	return &csi.NodeUnpublishVolumeResponse{}, unmount(r.TargetPath)
 }
 
 func (h *hostPath) NodeExpandVolume(_ context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
+	if err := h.call("expand"); err != nil {
+		return nil, err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.grown = r.CapacityRange.RequiredBytes
@@ -125,7 +181,7 @@ func serve(t *testing.T) (h *hostPath, plugin plugins.Plugin) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h = &hostPath{dir: filepath.Join(dir, "data"), staged: map[string]int{}, contexts: map[string]map[string]string{}}
+	h = &hostPath{dir: filepath.Join(dir, "data"), staged: map[string]int{}, contexts: map[string]map[string]string{}, limit: 7, fails: map[string]codes.Code{}}
 	socket := filepath.Join(dir, "csi.sock")
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
@@ -146,7 +202,8 @@ func manager(t *testing.T, root string, objects ...runtime.Object) *Manager {
 		Token: func(_ context.Context, pod *v1.Pod, audience string, _ *int64) (string, time.Time, error) {
 			return "token of " + pod.Name + " for " + audience, time.Unix(1e9, 0), nil
 		},
-		Logger: slog.New(slog.DiscardHandler),
+		Recorder: events.NewFakeRecorder(100),
+		Logger:   slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -324,30 +381,5 @@ func TestInlineVolumes(t *testing.T) {
 	}
 	if _, err := m.Mount(t.Context(), inline); err == nil || !strings.Contains(err.Error(), "(no CSIDriver object)") {
 		t.Errorf("without a CSIDriver: %v", err)
-	}
-}
-
-func TestFileSystemsFollowTheirVolumes(t *testing.T) {
-	h, plugin := serve(t)
-	claim := &v1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}, Status: v1.PersistentVolumeClaimStatus{
-		Capacity:   v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Gi")},
-		Conditions: []v1.PersistentVolumeClaimCondition{{Type: v1.PersistentVolumeClaimFileSystemResizePending, Status: v1.ConditionTrue}},
-	}}
-	m := manager(t, t.TempDir(), claim)
-	if err := m.Register(t.Context(), plugin); err != nil {
-		t.Fatal(err)
-	}
-	request := Request{Pod: testPod("one"), Volume: &v1.Volume{Name: "data"}, PV: testPV()}
-	if grown, err := m.Grow(t.Context(), request, claim, &Mounted{Path: "/x"}); err != nil || !grown || h.grown != 2<<30 {
-		t.Fatalf("grown %v to %d, error %v", grown, h.grown, err)
-	}
-	got, err := m.Client.CoreV1().PersistentVolumeClaims("ns").Get(t.Context(), "c", metav1.GetOptions{})
-	size := got.Status.Capacity[v1.ResourceStorage]
-	if err != nil || size.String() != "2Gi" || len(got.Status.Conditions) != 0 {
-		t.Errorf("status %+v, error %v", got.Status, err)
-	}
-	h.grown = 0
-	if grown, err := m.Grow(t.Context(), request, got, &Mounted{Path: "/x"}); err != nil || grown || h.grown != 0 {
-		t.Errorf("grew again: %v %v", grown, err)
 	}
 }

@@ -15,10 +15,12 @@ import (
 	"google.golang.org/grpc"
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	events "k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/retry"
 
 	"clusterctl/nodeagent/plugins"
@@ -35,8 +37,9 @@ type Config struct {
 	Node     func() *v1.Node // this one; nil: not known yet
 	// Token makes a token of the pod's service account, for a driver that wants
 	// one.
-	Token  func(ctx context.Context, pod *v1.Pod, audience string, seconds *int64) (token string, expires time.Time, err error)
-	Logger *slog.Logger
+	Token    func(ctx context.Context, pod *v1.Pod, audience string, seconds *int64) (token string, expires time.Time, err error)
+	Recorder events.EventRecorder
+	Logger   *slog.Logger
 }
 
 // Manager knows the drivers and mounts their volumes. Safe for concurrent use.
@@ -47,6 +50,9 @@ type Manager struct {
 	drivers map[string]*driver
 	busy    map[string]*volumeLock // by volume
 	staged  map[string]bool        // volumes that this process staged
+	sizes   map[string]growth      // of volumes that this process mounted
+	unused  chan struct{}          // volumes may have to be unstaged
+	changed chan struct{}          // drivers came or went
 
 	object sync.Mutex // CSINode is changed
 }
@@ -62,7 +68,15 @@ type driver struct {
 
 // New makes a manager.
 func New(config Config) *Manager {
-	return &Manager{Config: config, drivers: map[string]*driver{}, busy: map[string]*volumeLock{}, staged: map[string]bool{}}
+	return &Manager{Config: config, drivers: map[string]*driver{}, busy: map[string]*volumeLock{}, staged: map[string]bool{}, sizes: map[string]growth{}, unused: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+}
+
+// poke has the loop that reads from c look once more.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // driver finds a driver that registered.
@@ -105,6 +119,8 @@ func (m *Manager) Register(ctx context.Context, p plugins.Plugin) error {
 		old.conn.Close()
 	}
 	m.drivers[p.Name] = d
+	poke(m.unused)
+	poke(m.changed)
 	return nil
 }
 
@@ -144,6 +160,7 @@ func (m *Manager) Deregister(ctx context.Context, p plugins.Plugin) {
 	if !mine {
 		return
 	}
+	poke(m.changed)
 	if err := m.withdraw(ctx, p.Name); err != nil && ctx.Err() == nil {
 		m.Logger.Warn("CSINode still names a driver that is gone", "driver", p.Name, "error", err)
 	}
@@ -162,7 +179,11 @@ func (m *Manager) announce(ctx context.Context, name string, info *csi.NodeGetIn
 		return err
 	}
 	return m.change(ctx, func(drivers []storagev1.CSINodeDriver) []storagev1.CSINodeDriver {
-		return append(slices.DeleteFunc(drivers, func(d storagev1.CSINodeDriver) bool { return d.Name == name }), entry)
+		if at := slices.IndexFunc(drivers, func(d storagev1.CSINodeDriver) bool { return d.Name == name }); at >= 0 {
+			drivers[at] = entry
+			return drivers
+		}
+		return append(drivers, entry)
 	})
 }
 
@@ -194,7 +215,11 @@ func (m *Manager) change(ctx context.Context, edit func([]storagev1.CSINodeDrive
 		if err != nil {
 			return fmt.Errorf("read CSINode: %w", err)
 		}
-		have.Spec.Drivers = edit(have.Spec.Drivers)
+		drivers := edit(slices.Clone(have.Spec.Drivers))
+		if equality.Semantic.DeepEqual(drivers, have.Spec.Drivers) {
+			return nil
+		}
+		have.Spec.Drivers = drivers
 		_, err = nodes.Update(ctx, have, metav1.UpdateOptions{})
 		return err
 	})

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -37,6 +39,7 @@ type Request struct {
 
 // Mounted is a published volume.
 type Mounted struct {
+	Handle string // of the volume
 	Path   string // of the mount, or of the device
 	Block  bool
 	Group  bool // the agent has to give it to the pod's fsGroup
@@ -65,26 +68,58 @@ func (m *Manager) Mount(ctx context.Context, request Request) (*Mounted, error) 
 		return nil, err
 	}
 	defer m.lock(w.key())()
-	// From now on the volume counts as used, whatever happens.
-	if err := w.write(w.dir); err != nil {
+	before, err := readRecord(w.dir)
+	if err != nil {
 		return nil, err
+	}
+	w.Pending = before == nil || before.Pending
+	if before == nil {
+		// From now on the volume counts as used, whatever happens.
+		if err := w.write(w.dir); err != nil {
+			return nil, err
+		}
 	}
 	if w.Attached {
 		if err := w.waitAttached(ctx); err != nil {
-			return nil, err
+			return nil, w.failed("MountVolume.WaitForAttach", err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := w.stage(ctx); err != nil {
-		return nil, err
+	if err := w.stageVolume(ctx); err != nil {
+		return nil, w.failed(w.step("MountVolume.MountDevice", "MapVolume.SetUpDevice"), err)
 	}
 	if err := w.publishVolume(ctx); err != nil {
-		return nil, err
+		return nil, w.failed(w.step("MountVolume.SetUp", "MapVolume.MapPodDevice"), err)
 	}
-	mounted := &Mounted{Path: w.target(w.dir), Block: w.Block, Repeat: w.object != nil && ptr.Deref(w.object.Spec.RequiresRepublish, false)}
+	mounted := &Mounted{Handle: w.Handle, Path: w.target(w.dir), Block: w.Block, Repeat: w.object != nil && ptr.Deref(w.object.Spec.RequiresRepublish, false)}
 	mounted.Group = !w.Block && !w.readOnly() && !w.driver.groups && w.agentSetsGroup()
 	return mounted, nil
+}
+
+// step names what is done to a file system or to a block volume.
+func (w *mount) step(fileSystem, block string) string {
+	if w.Block {
+		return block
+	}
+	return fileSystem
+}
+
+// Failure is a step of mounting that failed.
+type Failure struct {
+	Step, Volume string // the PersistentVolume's name, where there is one
+	Err          error
+}
+
+func (f *Failure) Error() string {
+	return fmt.Sprintf("%s failed for volume %q : %v", f.Step, f.Volume, f.Err)
+}
+
+// Unwrap is the cause.
+func (f *Failure) Unwrap() error { return f.Err }
+
+func (w *mount) failed(step string, err error) error {
+	return &Failure{Step: step, Volume: filepath.Base(w.dir), Err: err}
 }
 
 // describe finds driver and volume.
@@ -133,7 +168,7 @@ func (w *mount) readOnly() bool {
 	if w.PV == nil {
 		return ptr.Deref(w.Volume.CSI.ReadOnly, false)
 	}
-	return w.ReadOnly || w.PV.Spec.CSI.ReadOnly
+	return w.ReadOnly
 }
 
 // AttachmentName is the VolumeAttachment of a volume and a node.
@@ -142,33 +177,55 @@ func AttachmentName(handle, driver, node string) string {
 }
 
 // waitAttached waits until the control plane says that the node has the volume.
+// For a pod that has the volume already it only looks.
 func (w *mount) waitAttached(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
-	defer cancel()
 	name := AttachmentName(w.Handle, w.Driver, w.NodeName)
+	deadline := time.Now().Add(attachTimeout)
 	for {
 		attachment, err := w.Client.StorageV1().VolumeAttachments().Get(ctx, name, metav1.GetOptions{})
 		switch {
-		case err == nil && attachment.DeletionTimestamp != nil:
-			err = errors.New("it is being detached")
-		case err == nil && attachment.Status.Attached:
+		case err != nil:
+			err = fmt.Errorf("volume %s has GET error for volume attachment %s: %w", w.Handle, name, err)
+		case attachment.DeletionTimestamp != nil:
+			err = errors.New("volume attachment is being deleted")
+		case attachment.Status.Attached:
 			w.publish = attachment.Status.AttachmentMetadata
 			return nil
-		case err == nil && attachment.Status.AttachError != nil:
-			err = errors.New(attachment.Status.AttachError.Message)
-		case err == nil:
-			err = errors.New("it is not attached yet")
+		case attachment.Status.AttachError != nil:
+			err = &AttachError{Code: codes.Code(ptr.Deref(attachment.Status.AttachError.ErrorCode, 0)), Message: attachment.Status.AttachError.Message}
+		default:
+			err = fmt.Errorf("volume %s is not attached for volume attachment %s", w.Handle, name)
+		}
+		if !w.Pending || time.Now().After(deadline) {
+			if failure, ok := err.(*AttachError); ok {
+				w.full(ctx, failure)
+			}
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for attachment of volume %s: %w", w.Handle, err)
+			return err
 		case <-time.After(attachPoll):
 		}
 	}
 }
 
-// stage stages the volume for all pods of the node, once.
-func (w *mount) stage(ctx context.Context) error {
+// isFinal says whether a call that failed surely does nothing any more; after
+// other errors the driver may still be at it.
+func isFinal(err error) bool {
+	s, ok := status.FromError(err)
+	if !ok {
+		return false
+	}
+	switch s.Code() {
+	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted, codes.Aborted:
+		return false
+	}
+	return true
+}
+
+// stageVolume stages the volume for all pods of the node, once.
+func (w *mount) stageVolume(ctx context.Context) error {
 	if w.Ephemeral || !w.driver.stages {
 		return nil
 	}
@@ -178,7 +235,7 @@ func (w *mount) stage(ctx context.Context) error {
 	if done {
 		return nil
 	}
-	secrets, err := w.readSecrets(ctx, w.secrets.stage)
+	secrets, err := w.readSecrets(ctx, "NodeStageSecretRef", w.secrets.stage)
 	if err != nil {
 		return err
 	}
@@ -186,12 +243,18 @@ func (w *mount) stage(ctx context.Context) error {
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return fmt.Errorf("make staging directory: %w", err)
 	}
+	if err := w.keepStaged(&w.record); err != nil {
+		return err
+	}
 	// The call is idempotent: after a restart it is repeated.
 	if _, err := w.driver.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
 		VolumeId: w.Handle, PublishContext: w.publish, StagingTargetPath: path,
 		VolumeCapability: w.capability(), Secrets: secrets, VolumeContext: w.context,
 	}); err != nil {
-		return fmt.Errorf("MountVolume.MountDevice failed for volume %q : %w", w.PVName, err)
+		if isFinal(err) {
+			err = errors.Join(err, w.notStaged())
+		}
+		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -199,14 +262,38 @@ func (w *mount) stage(ctx context.Context) error {
 	return nil
 }
 
+// keepStaged writes down that the volume of a pod is staged, or may be.
+func (m *Manager) keepStaged(r *record) error {
+	kept := record{Driver: r.Driver, Handle: r.Handle, Attached: r.Attached, PVName: r.PVName}
+	return kept.write(filepath.Join(m.Root, r.stage()))
+}
+
+// notStaged forgets what keepStaged wrote, unless a pod of the host has the volume
+// from an agent before this one.
+func (w *mount) notStaged() error {
+	published := false
+	if err := w.records(func(_ string, o *record) {
+		published = published || o.key() == w.key() && !o.Ephemeral && !o.Pending
+	}); err != nil || published {
+		return err
+	}
+	_ = os.Remove(filepath.Join(w.Root, w.staging())) // stays while something is in it
+	return removeRecord(filepath.Join(w.Root, w.stage()))
+}
+
 func (w *mount) publishVolume(ctx context.Context) error {
-	secrets, err := w.readSecrets(ctx, w.secrets.publish)
+	secrets, err := w.readSecrets(ctx, "NodePublishSecretRef", w.secrets.publish)
 	if err != nil {
 		return err
 	}
-	volumeContext, err := w.podContext(ctx)
+	volumeContext, tokens, err := w.podContext(ctx)
 	if err != nil {
 		return err
+	}
+	if w.object != nil && ptr.Deref(w.object.Spec.ServiceAccountTokenInSecrets, false) {
+		secrets = merge(secrets, tokens)
+	} else {
+		volumeContext = merge(volumeContext, tokens)
 	}
 	request := &csi.NodePublishVolumeRequest{
 		VolumeId: w.Handle, PublishContext: w.publish, TargetPath: w.target(w.dir),
@@ -215,57 +302,82 @@ func (w *mount) publishVolume(ctx context.Context) error {
 	if !w.Ephemeral && w.driver.stages {
 		request.StagingTargetPath = filepath.Join(w.Root, w.staging())
 	}
+	fresh := w.Pending
+	if fresh {
+		w.Pending = false
+		if err := w.write(w.dir); err != nil {
+			return err
+		}
+	}
 	if _, err := w.driver.NodePublishVolume(ctx, request); err != nil {
-		return fmt.Errorf("rpc NodePublishVolume: %w", err)
+		if fresh && isFinal(err) {
+			w.Pending = true
+			err = errors.Join(err, w.write(w.dir))
+		}
+		return err
 	}
 	return nil
 }
 
+// merge returns what is in both, b's where they differ.
+func merge(a, b map[string]string) map[string]string {
+	if len(b) == 0 {
+		return a
+	}
+	all := maps.Clone(a)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, b)
+	return all
+}
+
 // podContext is the volume's context, with what the driver wants to know of
-// the pod.
-func (w *mount) podContext(ctx context.Context) (map[string]string, error) {
-	all := map[string]string{}
-	maps.Copy(all, w.context)
+// the pod, and tokens of the pod's account where the driver wants some.
+func (w *mount) podContext(ctx context.Context) (all, tokens map[string]string, err error) {
+	all = w.context
 	if w.object == nil {
-		return all, nil
+		return all, nil, nil
 	}
 	if ptr.Deref(w.object.Spec.PodInfoOnMount, false) {
-		all["csi.storage.k8s.io/pod.name"] = w.Pod.Name
-		all["csi.storage.k8s.io/pod.namespace"] = w.Pod.Namespace
-		all["csi.storage.k8s.io/pod.uid"] = string(w.Pod.UID)
-		all["csi.storage.k8s.io/serviceAccount.name"] = w.Pod.Spec.ServiceAccountName
-		all["csi.storage.k8s.io/ephemeral"] = strconv.FormatBool(w.Ephemeral)
+		all = merge(all, map[string]string{
+			"csi.storage.k8s.io/pod.name":            w.Pod.Name,
+			"csi.storage.k8s.io/pod.namespace":       w.Pod.Namespace,
+			"csi.storage.k8s.io/pod.uid":             string(w.Pod.UID),
+			"csi.storage.k8s.io/serviceAccount.name": w.Pod.Spec.ServiceAccountName,
+			"csi.storage.k8s.io/ephemeral":           strconv.FormatBool(w.Ephemeral),
+		})
 	}
 	if len(w.object.Spec.TokenRequests) == 0 {
-		return all, nil
+		return all, nil, nil
 	}
 	type issued struct {
 		Token   string      `json:"token"`
 		Expires metav1.Time `json:"expirationTimestamp"`
 	}
-	tokens := map[string]issued{}
+	byAudience := map[string]issued{}
 	for _, wanted := range w.object.Spec.TokenRequests {
 		token, expires, err := w.Token(ctx, w.Pod, wanted.Audience, wanted.ExpirationSeconds)
 		if err != nil {
-			return nil, fmt.Errorf("make token for driver: %w", err)
+			return nil, nil, fmt.Errorf("make token for driver: %w", err)
 		}
-		tokens[wanted.Audience] = issued{token, metav1.NewTime(expires)}
+		byAudience[wanted.Audience] = issued{token, metav1.NewTime(expires)}
 	}
-	raw, err := json.Marshal(tokens)
+	raw, err := json.Marshal(byAudience)
 	if err != nil {
-		return nil, fmt.Errorf("encode tokens: %w", err)
+		return nil, nil, fmt.Errorf("encode tokens: %w", err)
 	}
-	all["csi.storage.k8s.io/serviceAccount.tokens"] = string(raw)
-	return all, nil
+	return all, map[string]string{"csi.storage.k8s.io/serviceAccount.tokens": string(raw)}, nil
 }
 
-func (m *Manager) readSecrets(ctx context.Context, ref *v1.SecretReference) (map[string]string, error) {
+// readSecrets reads what field, a reference to a secret, refers to.
+func (m *Manager) readSecrets(ctx context.Context, field string, ref *v1.SecretReference) (map[string]string, error) {
 	if ref == nil {
 		return nil, nil
 	}
 	secret, err := m.Client.CoreV1().Secrets(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("fetch secret %s/%s: %w", ref.Namespace, ref.Name, err)
+		return nil, fmt.Errorf("fetching %s %s/%s failed: %w", field, ref.Namespace, ref.Name, err)
 	}
 	all := make(map[string]string, len(secret.Data))
 	for key, value := range secret.Data {
@@ -307,86 +419,21 @@ func (w *mount) capability() *csi.VolumeCapability {
 	return c
 }
 
+// accessMode is the first of the volume's.
 func (w *mount) accessMode() csi.VolumeCapability_AccessMode_Mode {
-	once := csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
-	if w.driver.singleWriter {
-		once = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
+	mode := v1.ReadWriteOnce
+	if w.PV != nil && len(w.PV.Spec.AccessModes) > 0 {
+		mode = w.PV.Spec.AccessModes[0]
 	}
-	if w.PV == nil {
-		return once
-	}
-	has := func(mode v1.PersistentVolumeAccessMode) bool { return slices.Contains(w.PV.Spec.AccessModes, mode) }
 	switch {
-	case has(v1.ReadWriteMany):
+	case mode == v1.ReadWriteMany:
 		return csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
-	case has(v1.ReadOnlyMany) && !has(v1.ReadWriteOnce):
+	case mode == v1.ReadOnlyMany:
 		return csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
-	case has(v1.ReadWriteOncePod) && w.driver.singleWriter:
+	case !w.driver.singleWriter:
+		return csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
+	case mode == v1.ReadWriteOncePod:
 		return csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
 	}
-	return once
-}
-
-// Unmount takes the pod's CSI volumes away, and unstages those that no other pod
-// of the host uses.
-func (m *Manager) Unmount(ctx context.Context, podDir string) error {
-	dirs, err := filepath.Glob(filepath.Join(podDir, Dir, "*"))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, dir := range dirs {
-		r, err := readRecord(dir)
-		if err == nil && r != nil {
-			err = m.unmount(ctx, dir, r)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("UnmountVolume.TearDown failed for %s: %w", filepath.Base(dir), err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (m *Manager) unmount(ctx context.Context, dir string, r *record) error {
-	defer m.lock(r.key())()
-	d, err := m.driver(r.Driver)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	// The driver has to hear the path that it was given.
-	told := filepath.Join(m.Root, "pods", filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(dir)))), Dir, filepath.Base(dir))
-	target := r.target(told)
-	if _, err := d.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: r.Handle, TargetPath: target}); err != nil {
-		return fmt.Errorf("rpc NodeUnpublishVolume: %w", err)
-	}
-	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) { // never what is in it
-		return fmt.Errorf("remove mount point: %w", err)
-	}
-	others := 0
-	if err := m.records(func(other string, o *record) {
-		if filepath.Clean(other) != filepath.Clean(told) && o.key() == r.key() && !o.Ephemeral {
-			others++
-		}
-	}); err != nil {
-		return err
-	}
-	if !r.Ephemeral && d.stages && others == 0 {
-		staging := filepath.Join(m.Root, r.staging())
-		if _, err := d.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: r.Handle, StagingTargetPath: staging}); err != nil {
-			return fmt.Errorf("rpc NodeUnstageVolume: %w", err)
-		}
-		m.mu.Lock()
-		delete(m.staged, r.key())
-		m.mu.Unlock()
-		if err := os.Remove(staging); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove staging directory: %w", err)
-		}
-		_ = os.Remove(filepath.Dir(staging)) // holds nothing else
-	}
-	if err := os.Remove(filepath.Join(dir, recordFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove record of volume: %w", err)
-	}
-	return nil
+	return csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
 }

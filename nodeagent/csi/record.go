@@ -2,7 +2,6 @@ package csi
 
 import (
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,12 +9,14 @@ import (
 	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
+
+	"clusterctl/nodeagent/checkpoint"
 )
 
-// recordFile lies beside a mount.
+// recordFile lies beside a mount: a pod's, and that which a volume was staged at.
 const recordFile = "vol_data.json"
 
-// record is what is needed to take a volume away from a pod.
+// record is what is needed to take a volume away, from a pod or from the host.
 type record struct {
 	Driver    string `json:"driverName"`
 	Handle    string `json:"volumeHandle"`
@@ -23,43 +24,39 @@ type record struct {
 	Block     bool   `json:"block,omitempty"`     // published as a device
 	Attached  bool   `json:"attached,omitempty"`  // by the control plane
 	PVName    string `json:"specVolID,omitempty"` // the PersistentVolume
+	Pending   bool   `json:"pending,omitempty"`   // of a pod's: surely not published
 }
 
 // Dir is where a pod's CSI volumes are, one directory each, below its own.
 const Dir = "volumes/kubernetes.io~csi"
 
 func (r *record) write(dir string) error {
-	raw, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("encode record of volume: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return fmt.Errorf("make directory of volume: %w", err)
-	}
-	fresh := filepath.Join(dir, recordFile+".new")
-	if err := os.WriteFile(fresh, raw, 0o600); err != nil {
-		return fmt.Errorf("write record of volume: %w", err)
-	}
-	if err := os.Rename(fresh, filepath.Join(dir, recordFile)); err != nil {
-		return fmt.Errorf("write record of volume: %w", err)
+	if err := checkpoint.Store(filepath.Join(dir, recordFile), r); err != nil {
+		return fmt.Errorf("keep record of volume: %w", err)
 	}
 	return nil
 }
 
 // readRecord returns nil where there is none.
 func readRecord(dir string) (*record, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, recordFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	r := &record{}
+	if err := checkpoint.Load(filepath.Join(dir, recordFile), r); err != nil {
 		return nil, fmt.Errorf("read record of volume: %w", err)
 	}
-	r := &record{}
-	if err := json.Unmarshal(raw, r); err != nil {
-		return nil, fmt.Errorf("decode record of volume %s: %w", dir, err)
+	if r.Driver == "" {
+		return nil, nil
 	}
 	return r, nil
+}
+
+// removeRecord removes the record of a directory, then the directory if it holds
+// nothing else.
+func removeRecord(dir string) error {
+	if err := os.Remove(filepath.Join(dir, recordFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record of volume: %w", err)
+	}
+	_ = os.Remove(dir)
+	return nil
 }
 
 // target is where the volume is published.
@@ -73,14 +70,32 @@ func (r *record) target(dir string) string {
 // key tells volumes of a node apart.
 func (r *record) key() string { return r.Driver + "^" + r.Handle }
 
-// staging is where a volume is staged for all its pods, below the root.
-func (r *record) staging() string {
-	return filepath.Join("plugins/kubernetes.io/csi", r.Driver, fmt.Sprintf("%x", sha256.Sum256([]byte(r.Handle))), "globalmount")
+// stages is where drivers' volumes are staged, below the root: one directory each
+// in that of its driver.
+const stages = "plugins/kubernetes.io/csi"
+
+// stage is the directory of a volume that is staged for all its pods, below the
+// root; globalMount is where in it.
+func (r *record) stage() string {
+	return filepath.Join(stages, r.Driver, fmt.Sprintf("%x", sha256.Sum256([]byte(r.Handle))))
 }
+
+const globalMount = "globalmount"
+
+func (r *record) staging() string { return filepath.Join(r.stage(), globalMount) }
 
 // records calls found for every volume of every pod of the host.
 func (m *Manager) records(found func(dir string, r *record)) error {
-	dirs, err := filepath.Glob(filepath.Join(m.Root, "pods", "*", Dir, "*"))
+	return m.each(filepath.Join("pods", "*", Dir, "*"), found)
+}
+
+// stagings calls found for every volume that is staged, or may be.
+func (m *Manager) stagings(found func(dir string, r *record)) error {
+	return m.each(filepath.Join(stages, "*", "*"), found)
+}
+
+func (m *Manager) each(pattern string, found func(dir string, r *record)) error {
+	dirs, err := filepath.Glob(filepath.Join(m.Root, pattern))
 	if err != nil {
 		return err
 	}
@@ -100,11 +115,12 @@ func (m *Manager) records(found func(dir string, r *record)) error {
 // not detach them.
 func (m *Manager) InUse() ([]v1.UniqueVolumeName, error) {
 	seen := map[v1.UniqueVolumeName]bool{}
-	err := m.records(func(_ string, r *record) {
+	note := func(_ string, r *record) {
 		if r.Attached {
 			seen[v1.UniqueVolumeName("kubernetes.io/csi/"+r.key())] = true
 		}
-	})
+	}
+	err := errors.Join(m.records(note), m.stagings(note))
 	names := make([]v1.UniqueVolumeName, 0, len(seen))
 	for name := range seen {
 		names = append(names, name)

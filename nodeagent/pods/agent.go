@@ -153,6 +153,7 @@ func New(ctx context.Context, config Config) *Agent {
 		Tokens:      config.Tokens,
 		Drivers:     config.Drivers,
 		Allocatable: a.Allocatable,
+		Recorder:    config.Recorder,
 		Logger:      config.Logger,
 	})
 	config.Devices.Watch(a.Wake)

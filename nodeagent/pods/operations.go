@@ -16,6 +16,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/csi"
 	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/runtime"
@@ -205,10 +206,8 @@ func (w *worker) prepare(ctx context.Context, s *Situation) error {
 	}
 	if !s.Prepared {
 		if err := w.agent.Devices.Prepare(ctx, pod); err != nil {
-			if refusal := (*devices.Refusal)(nil); errors.As(err, &refusal) && s.Actual.Empty() {
-				w.mu.Lock()
-				w.refused = refusal
-				w.mu.Unlock()
+			if none := (*devices.Refusal)(nil); errors.As(err, &none) && s.Actual.Empty() {
+				w.refuse("UnexpectedAdmissionError", none.Error())
 			} else if ctx.Err() == nil {
 				w.agent.event(pod, "", v1.EventTypeWarning, "FailedPrepareDynamicResources", fmt.Sprintf("Failed to prepare dynamic resources: %v", err))
 			}
@@ -217,7 +216,9 @@ func (w *worker) prepare(ctx context.Context, s *Situation) error {
 	}
 	mounted, err := w.agent.Volumes.Prepare(ctx, pod)
 	if err != nil {
-		if ctx.Err() == nil {
+		if full := (*csi.AttachError)(nil); errors.As(err, &full) && full.Limit && s.Actual.Empty() {
+			w.refuse("VolumeAttachmentLimitExceeded", "Node has reached its volume attachment limit, rejecting pod. "+err.Error())
+		} else if ctx.Err() == nil {
 			w.agent.event(pod, "", v1.EventTypeWarning, "FailedMount", err.Error())
 		}
 		return err
@@ -226,6 +227,15 @@ func (w *worker) prepare(ctx context.Context, s *Situation) error {
 	w.mounted = mounted
 	w.mu.Unlock()
 	return nil
+}
+
+// refusal is why a pod that came to this host cannot be here.
+type refusal struct{ reason, message string }
+
+func (w *worker) refuse(reason, message string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refused = &refusal{reason, message}
 }
 
 func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) error {

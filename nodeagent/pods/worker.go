@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
-	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/metrics"
 	"clusterctl/nodeagent/probes"
 	"clusterctl/nodeagent/runtime"
@@ -51,8 +50,8 @@ type worker struct {
 	stirs      uint64       // times that it may have
 	later      *time.Timer  // pokes once an operation has had its moment; nil: none does
 	prepared   bool
-	refused    *devices.Refusal // there are no devices for the pod
-	handler    *string          // of the pod's runtime class; nil: not asked for yet
+	refused    *refusal // the pod cannot be here
+	handler    *string  // of the pod's runtime class; nil: not asked for yet
 	tornDown   bool
 	mounted    *volumes.Mounted
 	stale      bool                 // contents of volumes changed
@@ -465,8 +464,8 @@ func (w *worker) reasonToEnd(s *Situation) *End {
 		return nil
 	}
 	if w.refused != nil {
-		end.Phase, end.Reason, end.Message, end.Rejected = v1.PodFailed, "UnexpectedAdmissionError", "Pod was rejected: "+w.refused.Error(), true
-		w.agent.event(pod, "", v1.EventTypeWarning, end.Reason, w.refused.Error())
+		end.Phase, end.Reason, end.Message, end.Rejected = v1.PodFailed, w.refused.reason, "Pod was rejected: "+w.refused.message, true
+		w.agent.event(pod, "", v1.EventTypeWarning, end.Reason, w.refused.message)
 		return end
 	}
 	if deadline := w.deadline(); !deadline.IsZero() && !s.Now.Before(deadline) {

@@ -18,6 +18,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
 
 	"clusterctl/nodeagent/csi"
 )
@@ -31,7 +32,7 @@ type Objects interface {
 // Drivers mount volumes by the Container Storage Interface.
 type Drivers interface {
 	Mount(ctx context.Context, request csi.Request) (*csi.Mounted, error)
-	Grow(ctx context.Context, request csi.Request, claim *v1.PersistentVolumeClaim, mounted *csi.Mounted) (grown bool, err error)
+	Grow(ctx context.Context, request csi.Request, claim *v1.PersistentVolumeClaim, mounted *csi.Mounted) error
 	// Unmount takes every volume of a driver from a pod's directory.
 	Unmount(ctx context.Context, podDir string) error
 }
@@ -46,6 +47,7 @@ type Config struct {
 	Objects     Objects
 	Tokens      *Tokens
 	Allocatable func() v1.ResourceList // of the node
+	Recorder    record.EventRecorder
 	Logger      *slog.Logger
 }
 
@@ -90,6 +92,9 @@ func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) (*Mounted, error) {
 			source, refresh, err = m.persistent(ctx, pod, volume)
 		} else {
 			source.Path, refresh, err = m.prepare(ctx, pod, volume)
+		}
+		if failure := (*csi.Failure)(nil); errors.As(err, &failure) {
+			return nil, err
 		}
 		if err != nil {
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume.Name, err)

@@ -50,7 +50,7 @@ func (m *Manager) persistent(ctx context.Context, pod *v1.Pod, v *v1.Volume) (So
 	if ok && (known.again.IsZero() || time.Now().Before(known.again)) {
 		return known.Source, known.again, nil // a claim never gets another volume
 	}
-	fresh, err := m.place(ctx, pod, v)
+	fresh, err := m.place(ctx, pod, v, known.mounted)
 	if err != nil && ok {
 		// What is mounted stays so.
 		m.Logger.Warn("cannot refresh volume", "pod", pod.Namespace+"/"+pod.Name, "volume", v.Name, "error", err)
@@ -73,7 +73,8 @@ func (m *Manager) persistent(ctx context.Context, pod *v1.Pod, v *v1.Volume) (So
 // placed is a volume that is in place.
 type placed struct {
 	Source
-	again     time.Time // when it is to be looked at again; zero: never
+	mounted   *csi.Mounted // by a driver; nil: by none
+	again     time.Time    // when it is to be looked at again; zero: never
 	namespace string
 	claim     string // empty: the pod's own
 }
@@ -101,15 +102,17 @@ func (m *Manager) Claimed() []Claimed {
 	return list
 }
 
-func (m *Manager) place(ctx context.Context, pod *v1.Pod, v *v1.Volume) (placed, error) {
+// place puts a volume in place, or looks at it again: before is what its driver
+// mounted, nil at first.
+func (m *Manager) place(ctx context.Context, pod *v1.Pod, v *v1.Volume, before *csi.Mounted) (placed, error) {
 	if v.CSI != nil {
-		return m.driven(ctx, csi.Request{Pod: pod, Volume: v}, nil)
+		return m.driven(ctx, csi.Request{Pod: pod, Volume: v}, nil, before)
 	}
 	claim, pv, err := m.bound(ctx, pod, v)
 	if err != nil {
 		return placed{}, err
 	}
-	in, err := m.placeBound(ctx, pod, v, claim, pv)
+	in, err := m.placeBound(ctx, pod, v, claim, pv, before)
 	in.Group = pv.Annotations[groupAnnotation]
 	return in, err
 }
@@ -132,7 +135,7 @@ func (m *Mounted) Groups(pod *v1.Pod) []int64 {
 	return list
 }
 
-func (m *Manager) placeBound(ctx context.Context, pod *v1.Pod, v *v1.Volume, claim *v1.PersistentVolumeClaim, pv *v1.PersistentVolume) (in placed, err error) {
+func (m *Manager) placeBound(ctx context.Context, pod *v1.Pod, v *v1.Volume, claim *v1.PersistentVolumeClaim, pv *v1.PersistentVolume, before *csi.Mounted) (in placed, err error) {
 	source := Source{ReadOnly: v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly}
 	block := ptr.Deref(pv.Spec.VolumeMode, v1.PersistentVolumeFilesystem) == v1.PersistentVolumeBlock
 	switch {
@@ -145,7 +148,7 @@ func (m *Manager) placeBound(ctx context.Context, pod *v1.Pod, v *v1.Volume, cla
 		source.Path = m.volumeDir(pod.UID, localVolumes, pv.Name)
 		err = m.local(pod, pv, source)
 	case pv.Spec.CSI != nil:
-		return m.driven(ctx, csi.Request{Pod: pod, Volume: v, PV: pv, ReadOnly: source.ReadOnly}, claim)
+		return m.driven(ctx, csi.Request{Pod: pod, Volume: v, PV: pv, ReadOnly: source.ReadOnly}, claim, before)
 	default:
 		err = fmt.Errorf("persistent volume %q is of a kind that the node agent does not support", pv.Name)
 	}
@@ -156,34 +159,36 @@ func (m *Manager) placeBound(ctx context.Context, pod *v1.Pod, v *v1.Volume, cla
 // grew, and for drivers that want to publish anew.
 const driverPeriod = time.Minute
 
-// driven has a driver mount a volume, and its file system follow it where the
-// claim shows less.
-func (m *Manager) driven(ctx context.Context, request csi.Request, claim *v1.PersistentVolumeClaim) (placed, error) {
-	mounted, err := m.Drivers.Mount(ctx, request)
-	if err != nil {
-		return placed{}, err
-	}
-	source := Source{Path: mounted.Path, ReadOnly: request.ReadOnly}
-	if mounted.Block {
-		source.Path, source.Device = "", mounted.Path
-	}
-	// Drivers know the directory by another name.
-	if own := filepath.Join(m.PodDir(request.Pod.UID), csi.Dir, request.Volume.Name); mounted.Group && !m.settled(own) {
-		if err := setGroup(mounted.Path, request.Pod, false); err != nil {
+// driven has a driver mount a volume, and its file system follow it where that
+// grew. What is mounted is mounted again only if the driver wants that.
+func (m *Manager) driven(ctx context.Context, request csi.Request, claim *v1.PersistentVolumeClaim, before *csi.Mounted) (placed, error) {
+	mounted := before
+	if before == nil || before.Repeat {
+		var err error
+		if mounted, err = m.Drivers.Mount(ctx, request); err != nil {
 			return placed{}, err
 		}
-		m.settle(own)
+		if mounted.Group {
+			if err := setGroup(mounted.Path, request.Pod, false); err != nil {
+				return placed{}, fmt.Errorf("applyFSGroup failed for vol %s: %w", mounted.Handle, err)
+			}
+		}
 	}
-	again := time.Time{}
+	in := placed{Source: Source{Path: mounted.Path, ReadOnly: request.ReadOnly}, mounted: mounted}
+	if mounted.Block {
+		in.Path, in.Device = "", mounted.Path
+	}
 	if claim != nil {
-		if _, err := m.Drivers.Grow(ctx, request, claim, mounted); err != nil {
-			m.Logger.Warn("file system does not follow its volume", "claim", claim.Namespace+"/"+claim.Name, "error", err)
+		if err := m.Drivers.Grow(ctx, request, claim, mounted); err != nil && before == nil {
+			return placed{}, fmt.Errorf("MountVolume.Setup failed while expanding volume: %w", err)
+		} else if err != nil && ctx.Err() == nil {
+			m.Recorder.Eventf(request.Pod, v1.EventTypeWarning, "VolumeResizeFailed", "NodeExpandVolume.NodeExpandVolume failed for volume %q : %v", request.PV.Name, err)
 		}
 	}
 	if claim != nil || mounted.Repeat {
-		again = time.Now().Add(driverPeriod)
+		in.again = time.Now().Add(driverPeriod)
 	}
-	return placed{Source: source, again: again}, nil
+	return in, nil
 }
 
 // bound reads the claim behind a pod's volume and what it is bound to.

@@ -65,7 +65,7 @@ func imageList(o options, kubernetes, pause string) []image {
 	return []image{
 		{archive: "pause", names: []string{"registry.k8s.io/pause:3.10.2"}, bare: true, user: "65535:65535",
 			put: []file{{to: "pause", from: pause, mode: 0o755}}, entrypoint: []string{"/pause"}},
-		{archive: "busybox", names: []string{registry + "busybox:1.37.0-1"}, cmd: []string{"sh"},
+		{archive: "busybox", names: []string{registry + "busybox:1.37.0-1", registry + "busybox:1.36.1-1"}, cmd: []string{"sh"},
 			put: []file{{to: "usr/bin/sh", text: busyboxShell, mode: 0o755}}},
 		{archive: "nonroot", names: []string{registry + "nonroot:1.5"}, cmd: []string{"sh"}, user: "1234"},
 		{archive: "nonewprivs", names: []string{registry + "nonewprivs:1.4"}, cmd: []string{"nnp"},
@@ -133,8 +133,16 @@ func makeImages(ctx context.Context, o options) ([]string, error) {
 	if _, err := shell(ctx, o.root, []string{"CGO_ENABLED=0"}, "go", "build", "-o", packer, "./bundle/mkimage"); err != nil {
 		return nil, fmt.Errorf("build image packer: %w", err)
 	}
+	images := imageList(o, strings.TrimSpace(kubernetes), filepath.Join(o.root, ".cache/bundle", arch, "pause"))
+	if o.csi != "" {
+		drivers, err := storageImages(o.csi, filepath.Join(strings.TrimSpace(kubernetes), "test/e2e/testing-manifests/storage-csi/hostpath"))
+		if err != nil {
+			return nil, fmt.Errorf("find the images of storage drivers: %w", err)
+		}
+		images = append(images, drivers...)
+	}
 	var archives []string
-	for _, i := range imageList(o, strings.TrimSpace(kubernetes), filepath.Join(o.root, ".cache/bundle", arch, "pause")) {
+	for _, i := range images {
 		out := filepath.Join(o.cache, "images", i.archive+".tar")
 		archives = append(archives, out)
 		stamp, err := i.stamp()

@@ -19,6 +19,7 @@ import (
 type options struct {
 	root, cache           string
 	clusterctl            string
+	csi                   string
 	inventory, kubeconfig string
 	lab                   string
 	workers               int
@@ -36,6 +37,7 @@ func main() {
 	flag.StringVar(&o.root, "root", "../..", "the repository's root")
 	flag.StringVar(&o.cache, "cache", "", "directory of programs, images and reports (default ROOT/.cache/conformance)")
 	flag.StringVar(&o.clusterctl, "clusterctl", "", "program to bring the lab up and load images with (default ROOT/bin/clusterctl)")
+	flag.StringVar(&o.csi, "csi", os.Getenv("CLUSTERCTL_CSI"), "directory of programs (hostpathplugin, csi-provisioner …) for tests of CSI drivers: each becomes the image of its name that the suite's manifests ask for")
 	flag.StringVar(&o.inventory, "inventory", "", "inventory of a cluster that runs; empty: a lab named conf, deleted afterwards")
 	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "administrator's kubeconfig of that cluster")
 	flag.StringVar(&o.lab, "lab", "", "name of the lab that -inventory belongs to: the tests run in its network, where pods can be reached")

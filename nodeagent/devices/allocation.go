@@ -30,6 +30,9 @@ func (p *Plugins) Allocate(ctx context.Context, pod *v1.Pod) error {
 	reusable := map[string][]string{} // by resource
 	each := func(c *v1.Container, passesOn bool) error {
 		for _, name := range slices.Sorted(maps.Keys(c.Resources.Limits)) {
+			if Claimed(pod, c.Name, string(name)) {
+				continue
+			}
 			limit := c.Resources.Limits[name]
 			ids, err := p.allocate(ctx, pod.UID, c.Name, string(name), int(limit.Value()), reusable[string(name)])
 			if err != nil && ctx.Err() == nil {

@@ -74,8 +74,12 @@ func (c *Claims) Pods() []types.UID {
 // to do.
 func (c *Claims) Prepare(ctx context.Context, pod *v1.Pod) error {
 	var fetched []*resourcev1.ResourceClaim
-	for i := range pod.Spec.ResourceClaims {
-		name, own, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i])
+	wanted := pod.Spec.ResourceClaims
+	if extended := pod.Status.ExtendedResourceClaimStatus; extended != nil {
+		wanted = append(slices.Clip(wanted), v1.PodResourceClaim{ResourceClaimName: &extended.ResourceClaimName})
+	}
+	for i := range wanted {
+		name, own, err := resourceclaim.Name(pod, &wanted[i])
 		if err != nil {
 			return err
 		}
@@ -230,6 +234,25 @@ func (c *Claims) ids(pod *v1.Pod, container *v1.Container) ([]string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var ids []string
+	add := func(name, request string) error {
+		one := c.claims[types.NamespacedName{Namespace: pod.Namespace, Name: name}]
+		if one == nil || !one.Prepared || !slices.Contains(one.Pods, pod.UID) {
+			return fmt.Errorf("ResourceClaim %s is not prepared", name)
+		}
+		for _, driver := range slices.Sorted(maps.Keys(one.Drivers)) {
+			for _, device := range one.Drivers[driver] {
+				if !serves(device.RequestNames, request) {
+					continue
+				}
+				for _, id := range device.CdiDeviceIds {
+					if !slices.Contains(ids, id) {
+						ids = append(ids, id)
+					}
+				}
+			}
+		}
+		return nil
+	}
 	for _, wanted := range container.Resources.Claims {
 		i := slices.IndexFunc(pod.Spec.ResourceClaims, func(r v1.PodResourceClaim) bool { return r.Name == wanted.Name })
 		if i < 0 {
@@ -242,24 +265,35 @@ func (c *Claims) ids(pod *v1.Pod, container *v1.Container) ([]string, error) {
 		if name == nil {
 			continue
 		}
-		one := c.claims[types.NamespacedName{Namespace: pod.Namespace, Name: *name}]
-		if one == nil || !one.Prepared || !slices.Contains(one.Pods, pod.UID) {
-			return nil, fmt.Errorf("ResourceClaim %s is not prepared", *name)
+		if err := add(*name, wanted.Request); err != nil {
+			return nil, err
 		}
-		for _, driver := range slices.Sorted(maps.Keys(one.Drivers)) {
-			for _, device := range one.Drivers[driver] {
-				if !serves(device.RequestNames, wanted.Request) {
-					continue
-				}
-				for _, id := range device.CdiDeviceIds {
-					if !slices.Contains(ids, id) {
-						ids = append(ids, id)
-					}
-				}
-			}
+	}
+	for _, m := range extendedRequests(pod, container.Name) {
+		if err := add(pod.Status.ExtendedResourceClaimStatus.ResourceClaimName, m.RequestName); err != nil {
+			return nil, err
 		}
 	}
 	return ids, nil
+}
+
+// extendedRequests are the requests of the claim for a pod's extended resources
+// that serve a container.
+func extendedRequests(pod *v1.Pod, container string) []v1.ContainerExtendedResourceRequest {
+	extended := pod.Status.ExtendedResourceClaimStatus
+	if extended == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(extended.RequestMappings), func(m v1.ContainerExtendedResourceRequest) bool { return m.ContainerName != container })
+}
+
+// Claimed says whether an extended resource of a container (empty: of any of the
+// pod's) is devices of a claim: no device plugin is to give them.
+func Claimed(pod *v1.Pod, container, resource string) bool {
+	extended := pod.Status.ExtendedResourceClaimStatus
+	return extended != nil && slices.ContainsFunc(extended.RequestMappings, func(m v1.ContainerExtendedResourceRequest) bool {
+		return m.ResourceName == resource && (container == "" || m.ContainerName == container)
+	})
 }
 
 // serves says whether a device that serves these requests (none: all) belongs

@@ -213,6 +213,41 @@ func TestClaimsArePreparedOnceAndUnpreparedWithTheirLastPod(t *testing.T) {
 	}
 }
 
+// The claim that the scheduler made for a pod's extended resources is in its status
+// alone, as are the requests that serve each container.
+func TestExtendedResourcesByClaim(t *testing.T) {
+	w := newWorld(t, allocated("made", "a"))
+	w.register(t)
+	c, pod := w.claims(t), claimPod("a")
+	pod.Status.ExtendedResourceClaimStatus = &v1.PodExtendedResourceClaimStatus{ResourceClaimName: "made", RequestMappings: []v1.ContainerExtendedResourceRequest{
+		{ContainerName: "one", ResourceName: "e/gpu", RequestName: "r"}, {ContainerName: "two", ResourceName: "e/gpu", RequestName: "r"},
+		{ContainerName: "two", ResourceName: "e/nic", RequestName: "s"},
+	}}
+	if err := c.Prepare(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	for container, want := range map[string]string{"one": "example.com/d=made", "two": "example.com/d=made example.com/e=made", "none": ""} {
+		ids, err := c.ids(pod, &v1.Container{Name: container})
+		if err != nil || strings.Join(ids, " ") != want {
+			t.Errorf("container %s has %v, %v", container, ids, err)
+		}
+		if got := len(c.has(pod, &v1.Container{Name: container})); (got == 1) != (want != "") {
+			t.Errorf("container %s has %d claims", container, got)
+		}
+	}
+	for _, of := range []struct {
+		container, resource string
+		want                bool
+	}{{"one", "e/gpu", true}, {"one", "e/nic", false}, {"", "e/nic", true}, {"", "e/other", false}} {
+		if got := Claimed(pod, of.container, of.resource); got != of.want {
+			t.Errorf("%s of %q is claimed: %v", of.resource, of.container, got)
+		}
+	}
+	if err := c.Unprepare(t.Context(), pod.UID); err != nil || len(c.Pods()) != 0 {
+		t.Errorf("left %v, %v", c.Pods(), err)
+	}
+}
+
 func TestPrepareRefuses(t *testing.T) {
 	open := allocated("open", "a")
 	open.Status.Allocation = nil

@@ -153,18 +153,10 @@ func (c *Claims) has(pod *v1.Pod, container *v1.Container) []*podresources.Dynam
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var list []*podresources.DynamicResource
-	for i := range pod.Spec.ResourceClaims {
-		wanted := pod.Spec.ResourceClaims[i].Name
-		if !slices.ContainsFunc(container.Resources.Claims, func(r v1.ResourceClaim) bool { return r.Name == wanted }) {
-			continue
-		}
-		name, _, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i])
-		if err != nil || name == nil {
-			continue // not made yet, or none is needed
-		}
-		one := c.claims[types.NamespacedName{Namespace: pod.Namespace, Name: *name}]
+	add := func(name string) {
+		one := c.claims[types.NamespacedName{Namespace: pod.Namespace, Name: name}]
 		if one == nil || !slices.Contains(one.Pods, pod.UID) {
-			continue
+			return
 		}
 		resource := &podresources.DynamicResource{ClaimName: one.Name, ClaimNamespace: one.Namespace}
 		for _, driver := range slices.Sorted(maps.Keys(one.Drivers)) {
@@ -177,6 +169,20 @@ func (c *Claims) has(pod *v1.Pod, container *v1.Container) []*podresources.Dynam
 			}
 		}
 		list = append(list, resource)
+	}
+	for i := range pod.Spec.ResourceClaims {
+		wanted := pod.Spec.ResourceClaims[i].Name
+		if !slices.ContainsFunc(container.Resources.Claims, func(r v1.ResourceClaim) bool { return r.Name == wanted }) {
+			continue
+		}
+		name, _, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i])
+		if err != nil || name == nil {
+			continue // not made yet, or none is needed
+		}
+		add(*name)
+	}
+	if len(extendedRequests(pod, container.Name)) > 0 {
+		add(pod.Status.ExtendedResourceClaimStatus.ResourceClaimName)
 	}
 	return list
 }

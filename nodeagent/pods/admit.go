@@ -14,6 +14,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
+	"clusterctl/nodeagent/devices"
 	"clusterctl/nodeagent/runtime"
 )
 
@@ -124,7 +125,7 @@ func shortages(node *v1.Node, others []*v1.Pod, pod *v1.Pod) []shortage {
 	}) {
 		want := wants[name]
 		capacity, known := node.Status.Allocatable[name]
-		if want.IsZero() || !known && (name == v1.ResourcePods || extended(name)) {
+		if want.IsZero() || !known && (name == v1.ResourcePods || extended(name)) || devices.Claimed(pod, "", string(name)) {
 			continue
 		}
 		have := used[name]

@@ -158,6 +158,11 @@ func TestAdmitOrder(t *testing.T) {
 	node.Status.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: &yes}
 	pod.Spec.Containers[0].Resources.Requests["example.com/claimed"] = resource.MustParse("1")
 	check("what the node does not know", "")
+	pod.Spec.Containers[0].Resources.Requests["deviceclass.resource.kubernetes.io/gpu"] = resource.MustParse("1")
+	check("devices that nobody claimed for the pod", "OutOfdeviceclass.resource.kubernetes.io/gpu")
+	pod.Status.ExtendedResourceClaimStatus = &v1.PodExtendedResourceClaimStatus{ResourceClaimName: "made", RequestMappings: []v1.ContainerExtendedResourceRequest{
+		{ContainerName: pod.Spec.Containers[0].Name, ResourceName: "deviceclass.resource.kubernetes.io/gpu", RequestName: "r"}}}
+	check("devices of a claim", "")
 	other := sizedPod("other", "0")
 	pod.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, HostIP: "10.0.0.1"}}
 	other.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, HostIP: "10.0.0.2"}}

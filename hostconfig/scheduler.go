@@ -70,7 +70,7 @@ const (
 var schedulerPlugins = map[string]bool{
 	"NodeUnschedulable": false, "NodeName": false, "TaintToleration": true, "NodeAffinity": true, "NodePorts": false, "NodeResourcesFit": true,
 	"VolumeRestrictions": false, "NodeVolumeLimits": false, "VolumeBinding": false, "VolumeZone": false, "PodTopologySpread": true,
-	"InterPodAffinity": true, "DynamicResources": false, "NodeDeclaredFeatures": false, "DefaultPreemption": false, "NodeResourcesBalancedAllocation": true, "ImageLocality": true,
+	"InterPodAffinity": true, "DynamicResources": true, "NodeDeclaredFeatures": false, "DefaultPreemption": false, "NodeResourcesBalancedAllocation": true, "ImageLocality": true,
 }
 
 // SchedulerPlugins are the names of the default profile's plugins, or of those

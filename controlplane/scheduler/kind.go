@@ -61,7 +61,7 @@ type verdict struct {
 
 // kindOf finds or makes what is known of pods like this one.
 func (s *scheduler) kindOf(profile *framework.Profile, pod *picture.Pod) *kind {
-	key := signature(profile, pod)
+	key := signature(profile, pod, s.picture)
 	k := s.kinds[key]
 	if k == nil || k.shape != s.picture.Shape() {
 		for k == nil && len(s.kinds) >= max(1, min(kindsKept, verdictsKept/max(1, len(s.picture.Nodes())))) {
@@ -157,7 +157,7 @@ func (k *kind) crowded(i int, n *picture.Node, version uint64, trial *framework.
 }
 
 // signature is equal for pods that no plugin can tell apart.
-func signature(profile *framework.Profile, pod *picture.Pod) string {
+func signature(profile *framework.Profile, pod *picture.Pod, cluster *picture.Picture) string {
 	object := pod.Object
 	b := make([]byte, 0, 512)
 	text := func(parts ...string) {
@@ -236,7 +236,7 @@ func signature(profile *framework.Profile, pod *picture.Pod) string {
 			message(&object.Spec.Volumes[i])
 		}
 	}
-	if len(object.Spec.ResourceClaims) > 0 {
+	if len(object.Spec.ResourceClaims) > 0 || len(cluster.Devices().Backed(pod)) > 0 {
 		text(string(object.UID)) // devices are each claim's own
 	}
 	if asked, err := plugins.FeaturesAsked(object); err == nil && !asked.IsEmpty() {

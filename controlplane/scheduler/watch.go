@@ -110,7 +110,7 @@ func (s *scheduler) nodeChanged(old, node *v1.Node) {
 		}
 	}
 	if kinds != 0 {
-		s.queue.Notify(framework.Event{Kind: kinds, Node: node})
+		s.queue.Notify(framework.Event{Kind: kinds, Node: node, ClassOf: s.picture.Devices().ClassOf})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
+	"k8s.io/utils/ptr"
 
 	"clusterctl/controlplane/scheduler/framework"
 	"clusterctl/controlplane/scheduler/picture"
@@ -31,7 +32,9 @@ func (s *scheduler) deviceClaimChanged(old, claim *resourcev1.ResourceClaim) {
 
 func (s *scheduler) deviceClaimGone(claim *resourcev1.ResourceClaim) {
 	devices(s, (*picture.Devices).RemoveClaim)(claim)
-	if claim.Status.Allocation != nil {
+	// Of a claim for extended resources the pod waits to get rid before it is given
+	// another.
+	if claim.Status.Allocation != nil || claim.Annotations[resourcev1.ExtendedResourceClaimAnnotation] == "true" {
 		s.queue.Notify(framework.Event{Kind: framework.DevicesFreed})
 	}
 }
@@ -41,9 +44,13 @@ func (s *scheduler) sliceChanged(_, slice *resourcev1.ResourceSlice) {
 	s.queue.Notify(framework.Event{Kind: framework.DevicesChanged})
 }
 
-func (s *scheduler) deviceClassChanged(_, class *resourcev1.DeviceClass) {
+func (s *scheduler) deviceClassChanged(old, class *resourcev1.DeviceClass) {
 	devices(s, (*picture.Devices).SetClass)(class)
-	s.queue.Notify(framework.Event{Kind: framework.DevicesChanged})
+	kind := framework.DevicesChanged
+	if old == nil || ptr.Deref(old.Spec.ExtendedResourceName, "") != ptr.Deref(class.Spec.ExtendedResourceName, "") {
+		kind |= framework.ResourceBacked
+	}
+	s.queue.Notify(framework.Event{Kind: kind, DeviceClass: class})
 }
 
 // awaitsClaims says that claims are still to be made for a pod: its status will

@@ -231,3 +231,79 @@ func TestPodsShareDevicesOut(t *testing.T) {
 		return len(running) == pods-2, err
 	})
 }
+
+// Pods ask for devices by the name of an extended resource alone: they are given
+// devices by a claim that is made for them, and that goes with them.
+func TestExtendedResourcesAreDevices(t *testing.T) {
+	c, ctx := Start(t), t.Context()
+	c.startControllers(t)
+	ns := freshNamespace(t, c.Client, "extended")
+	driver, gpu := ns+".example.com", corev1.ResourceName(ns+".example.com/gpu")
+	must(c.Client.ResourceV1().DeviceClasses().Create(ctx, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: ns}, Spec: resourcev1.DeviceClassSpec{
+		Selectors:            []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: `device.driver == "` + driver + `"`}}},
+		ExtendedResourceName: ptr.To(string(gpu)),
+	}}, metav1.CreateOptions{}))(t)
+	must(c.Client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: ns}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("10")}}}, metav1.CreateOptions{}))(t)
+	must(c.Client.ResourceV1().ResourceSlices().Create(ctx, &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: ns}, Spec: resourcev1.ResourceSliceSpec{
+		Driver: driver, NodeName: &ns, Pool: resourcev1.ResourcePool{Name: ns, ResourceSliceCount: 1}, Devices: []resourcev1.Device{{Name: "one"}, {Name: "two"}},
+	}}, metav1.CreateOptions{}))(t)
+	t.Cleanup(func() {
+		_ = c.Client.CoreV1().Nodes().Delete(context.Background(), ns, metav1.DeleteOptions{})
+		_ = c.Client.ResourceV1().ResourceSlices().Delete(context.Background(), ns, metav1.DeleteOptions{})
+		_ = c.Client.ResourceV1().DeviceClasses().Delete(context.Background(), ns, metav1.DeleteOptions{})
+	})
+	c.startScheduler(t)
+	for _, name := range []string{"a", "b", "c"} {
+		asks := corev1.ResourceList{gpu: resource.MustParse("1")}
+		must(c.Client.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{
+			Containers: []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Requests: asks, Limits: asks}}},
+		}}, metav1.CreateOptions{}))(t)
+	}
+	// given is the pods with a node, of which each has another device.
+	given := func(ctx context.Context) (map[string]string, error) {
+		list, err := c.Client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		devices := map[string]string{}
+		for _, pod := range list.Items {
+			if pod.Spec.NodeName == "" {
+				continue
+			}
+			status := pod.Status.ExtendedResourceClaimStatus
+			if status == nil || len(status.RequestMappings) != 1 || status.RequestMappings[0] != (corev1.ContainerExtendedResourceRequest{ContainerName: "c", ResourceName: string(gpu), RequestName: "container-0-request-0"}) {
+				t.Fatalf("pod %s is bound with %+v", pod.Name, status)
+			}
+			claim, err := c.Client.ResourceV1().ResourceClaims(ns).Get(ctx, status.ResourceClaimName, metav1.GetOptions{})
+			if err != nil {
+				return nil, err
+			}
+			if claim.Status.Allocation == nil || len(claim.Status.ReservedFor) != 1 || claim.Status.ReservedFor[0].UID != pod.UID || !strings.HasPrefix(claim.Name, pod.Name+"-extended-resources-") {
+				t.Fatalf("pod %s is bound with claim %+v", pod.Name, claim)
+			}
+			device := claim.Status.Allocation.Devices.Results[0].Device
+			if devices[device] != "" {
+				t.Fatalf("pods %s and %s have %s", pod.Name, devices[device], device)
+			}
+			devices[device] = pod.Name
+		}
+		return devices, nil
+	}
+	var devices map[string]string
+	eventually(t, "two of three to be given a device", func(ctx context.Context) (_ bool, err error) {
+		devices, err = given(ctx)
+		return len(devices) == 2, err
+	})
+	if err := c.Client.CoreV1().Pods(ns).Delete(ctx, devices["one"], metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the third to have what the first had", func(ctx context.Context) (bool, error) {
+		now, err := given(ctx)
+		return err == nil && len(now) == 2 && now["two"] == devices["two"] && now["one"] != devices["one"], err
+	})
+	eventually(t, "the first one's claim to go", func(ctx context.Context) (bool, error) {
+		list, err := c.Client.ResourceV1().ResourceClaims(ns).List(ctx, metav1.ListOptions{})
+		return err == nil && len(list.Items) == 2, err
+	})
+}

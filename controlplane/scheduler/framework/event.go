@@ -29,12 +29,13 @@ const (
 	DeviceClaimChanged
 	DevicesFreed   // by a claim
 	DevicesChanged // a slice or a class of devices came or changed
+	ResourceBacked // an extended resource is the devices of another class now
 	NodeFeaturesChanged
 
 	// Anything stands for an event of any kind.
 	Anything = NodeAdded | NodeAllocatableChanged | NodeLabelsChanged | NodeTaintsChanged | PodRemoved | PodAdded | Surroundings |
 		ClaimChanged | VolumeChanged | ClassChanged | CSINodeChanged | CapacityChanged | AttachmentRemoved |
-		DeviceClaimChanged | DevicesFreed | DevicesChanged | NodeFeaturesChanged
+		DeviceClaimChanged | DevicesFreed | DevicesChanged | ResourceBacked | NodeFeaturesChanged
 )
 
 // Event is one change. Node, Pod and the claims are what changed, as it is now;
@@ -46,6 +47,9 @@ type Event struct {
 	Claim *v1.PersistentVolumeClaim
 
 	DeviceClaim *resourcev1.ResourceClaim
+	DeviceClass *resourcev1.DeviceClass
+	// ClassOf is the class whose devices an extended resource is, nil: of none.
+	ClassOf func(v1.ResourceName) *resourcev1.DeviceClass
 }
 
 // names of kinds, by bit, are those that upstream's metrics have.
@@ -53,7 +57,7 @@ var names = []string{
 	"NodeAdd", "NodeUpdateNodeAllocatable", "NodeUpdateNodeLabel", "NodeUpdateNodeTaint", "AssignedPodDelete", "AssignedPodAdd", "NamespaceUpdate",
 	"PersistentVolumeClaimUpdate", "PersistentVolumeUpdate", "storage.k8s.io/StorageClassUpdate", "storage.k8s.io/CSINodeUpdate",
 	"storage.k8s.io/CSIStorageCapacityUpdate", "storage.k8s.io/VolumeAttachmentDelete", "resource.k8s.io/ResourceClaimUpdate",
-	"resource.k8s.io/ResourceClaimUpdate", "resource.k8s.io/ResourceSliceUpdate", "NodeUpdateNodeDeclaredFeature",
+	"resource.k8s.io/ResourceClaimUpdate", "resource.k8s.io/ResourceSliceUpdate", "resource.k8s.io/DeviceClassUpdate", "NodeUpdateNodeDeclaredFeature",
 }
 
 // String names the first of the kinds.

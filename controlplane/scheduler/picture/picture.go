@@ -97,7 +97,7 @@ func (p *Picture) VersionFor(pod *Pod) uint64 {
 	if len(pod.Claims) > 0 {
 		version += p.storage.version
 	}
-	if len(pod.Object.Spec.ResourceClaims) > 0 {
+	if len(pod.Object.Spec.ResourceClaims) > 0 || len(p.devices.Backed(pod)) > 0 {
 		version += p.devices.version
 	}
 	return version
@@ -110,8 +110,9 @@ func (p *Picture) Storage() *Storage { return p.storage }
 func (p *Picture) Devices() *Devices { return p.devices }
 
 // Shape changes with what nodes there are, their labels and taints, and with
-// namespaces, services and budgets; not with pods.
-func (p *Picture) Shape() uint64 { return p.shape }
+// namespaces, services, budgets and what resources are devices of classes; not
+// with pods.
+func (p *Picture) Shape() uint64 { return p.shape + p.devices.mapped } // both only grow
 
 // Node finds a node by name, nil if there is none.
 func (p *Picture) Node(name string) *Node { return p.byName[name] }

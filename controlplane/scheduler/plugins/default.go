@@ -26,6 +26,7 @@ func Default(client kubernetes.Interface) *framework.Profile {
 			{ScorePlugin: NodeResourcesBalanced{}, Weight: 1},
 			{ScorePlugin: PodTopologySpread{}, Weight: 2},
 			{ScorePlugin: InterPodAffinity{}, Weight: 2},
+			{ScorePlugin: devices, Weight: 2},
 			{ScorePlugin: ImageLocality{}, Weight: 1},
 		},
 		Reserves: []framework.ReservePlugin{volumes, devices},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,13 +21,17 @@ import (
 	"clusterctl/controlplane/scheduler/picture"
 )
 
-// DynamicResources finds devices for the claims of pods. It keeps a pod on
+// DynamicResources finds devices for the claims of pods, and for those of their
+// extended resources that are devices of a class. It keeps a pod on
 // nodes where its allocated claims can be used; for the others it looks for
 // devices that the node reaches, takes them when the node is chosen, and writes
-// them into the claims before the pod is bound (dynamicresources_bind.go).
+// them into the claims before the pod is bound (dynamicresources_bind.go). For
+// extended resources it makes a claim then (extendedresources.go).
 type DynamicResources struct {
 	client kubernetes.Interface
 	cel    *cel.Cache
+
+	last *search // what was found for the pod that is being tried, where it is rated; the picture's lock guards it
 
 	mu       sync.Mutex
 	reserved map[types.UID][]reservation // by pod
@@ -36,6 +41,17 @@ type DynamicResources struct {
 type reservation struct {
 	claim      *resourcev1.ResourceClaim
 	allocation *picture.Pending // nil: it is allocated already
+	// mappings are those of a claim for extended resources, which is to be made;
+	// nil: it is another.
+	mappings []v1.ContainerExtendedResourceRequest
+}
+
+// key is what the allocation goes by in the picture.
+func (r *reservation) key(pod *v1.Pod) types.UID {
+	if r.mappings != nil {
+		return pod.UID
+	}
+	return r.claim.UID
 }
 
 // What Kubernetes 1.36 has on by default.
@@ -82,38 +98,73 @@ func (*DynamicResources) Helps(event framework.Event, pod *v1.Pod) bool {
 }
 
 func (p *DynamicResources) PreFilter(pod *picture.Pod, cluster *picture.Picture) framework.Filter {
-	if len(pod.Object.Spec.ResourceClaims) == 0 {
+	p.last = nil
+	if !uses(pod, cluster.Devices()) {
 		return nil
 	}
-	search, refusal := p.search(pod.Object, cluster.Devices())
+	search, refusal := p.search(pod, cluster.Devices())
 	if refusal != nil {
 		return func(*picture.Node) *framework.Refusal { return refusal }
 	}
+	if search.chooses() {
+		search.found = map[*picture.Node]*found{}
+		p.last = search
+	}
 	return func(n *picture.Node) *framework.Refusal {
-		_, refusal := search.on(n.Object)
+		found, refusal := search.on(n)
+		if search.found != nil && refusal == nil {
+			search.found[n] = found
+		}
 		return refusal
 	}
 }
 
+// uses says whether a pod uses devices, or may.
+func uses(pod *picture.Pod, devices *picture.Devices) bool {
+	return len(pod.Object.Spec.ResourceClaims) > 0 || len(devices.Backed(pod)) > 0
+}
+
 // search is the search for the devices of one pod.
 type search struct {
+	pod       *v1.Pod
 	claims    []*resourcev1.ResourceClaim
 	open      []*resourcev1.ResourceClaim // those without devices
 	usable    []*nodeaffinity.NodeSelector
 	expired   []*resourcev1.ResourceClaim // whose devices were not made ready
-	allocator structured.Allocator        // nil where nothing is open
+	allocator structured.Allocator        // nil where nothing is to be found
+
+	backed   []v1.ResourceName         // extended resources that are devices where a node has none
+	extended map[string]*extended      // what they come to, by those that are
+	stale    *resourcev1.ResourceClaim // what an attempt before this made for them; nil: nothing
+	classOf  func(v1.ResourceName) *resourcev1.DeviceClass
+
+	found map[*picture.Node]*found // nil where nodes are not rated by it
+}
+
+// found is devices on a node.
+type found struct {
+	results  []resourcev1.AllocationResult // of the open claims in their order, then of the extended resources
+	extended *extended                     // nil: none are devices here
 }
 
 // search prepares it; or says why the pod can go nowhere.
-func (p *DynamicResources) search(pod *v1.Pod, devices *picture.Devices) (*search, *framework.Refusal) {
+func (p *DynamicResources) search(asked *picture.Pod, devices *picture.Devices) (*search, *framework.Refusal) {
+	pod := asked.Object
 	claims, err := podDeviceClaims(pod, devices)
 	if err != nil {
 		return nil, framework.RefuseWhole(err.Error())
 	}
-	s := &search{claims: claims}
+	s := &search{pod: pod, claims: claims, backed: devices.Backed(asked), extended: map[string]*extended{}, classOf: devices.ClassOf}
+	if len(s.backed) > 0 {
+		if s.stale = devices.MadeFor(pod.UID); s.stale == nil && devices.Pending(pod.UID) != nil {
+			return nil, framework.RefuseWhole("resource claim for extended resources is in the process of being allocated")
+		}
+	}
 	for _, claim := range claims {
 		a := claim.Status.Allocation
 		switch {
+		case a != nil && !resourceclaim.CanBeReserved(claim) && !resourceclaim.IsReservedForPod(pod, claim, false):
+			return nil, framework.RefuseWhole("resourceclaim in use")
 		case a == nil && devices.Pending(claim.UID) != nil:
 			return nil, framework.RefuseWhole(fmt.Sprintf("resource claim %s/%s is in the process of being allocated", claim.Namespace, claim.Name))
 		case a == nil:
@@ -132,7 +183,7 @@ func (p *DynamicResources) search(pod *v1.Pod, devices *picture.Devices) (*searc
 			s.expired = append(s.expired, claim)
 		}
 	}
-	if len(s.open) > 0 {
+	if len(s.open) > 0 || len(s.backed) > 0 {
 		s.allocator, err = structured.NewAllocator(context.Background(), deviceFeatures, devices.Taken(), devices, devices.Slices(), p.cel)
 		if err != nil {
 			return nil, framework.RefuseWhole(err.Error())
@@ -195,11 +246,15 @@ func checkClasses(claim *resourcev1.ResourceClaim, devices *picture.Devices) err
 var (
 	claimElsewhere = framework.RefuseFinally("resourceclaim not available on the node")
 	noDevices      = framework.RefuseFinally("cannot allocate all claims")
+	staleClaim     = framework.RefuseFinally("cannot schedule extended resource claim")
 )
 
-// on looks for devices for the open claims on one node; the result is in their
-// order.
-func (s *search) on(node *v1.Node) ([]resourcev1.AllocationResult, *framework.Refusal) {
+// on looks for devices on one node.
+func (s *search) on(n *picture.Node) (*found, *framework.Refusal) {
+	node, open, found := n.Object, s.open, &found{extended: s.extendedOn(n)}
+	if s.stale != nil {
+		return nil, staleClaim
+	}
 	for _, selector := range s.usable {
 		if !selector.Match(node) {
 			return nil, claimElsewhere
@@ -208,12 +263,15 @@ func (s *search) on(node *v1.Node) ([]resourcev1.AllocationResult, *framework.Re
 	if len(s.expired) > 0 {
 		return nil, claimElsewhere
 	}
-	if s.allocator == nil {
-		return nil, nil
+	if found.extended != nil {
+		open = append(slices.Clone(open), found.extended.claim(s.pod))
+	}
+	if len(open) == 0 {
+		return found, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), searchLimit)
 	defer cancel()
-	results, err := s.allocator.Allocate(ctx, node, s.open)
+	results, err := s.allocator.Allocate(ctx, node, open)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, framework.RefuseFinally(fmt.Sprintf("node %s: timed out trying to allocate devices", node.Name))
@@ -221,27 +279,30 @@ func (s *search) on(node *v1.Node) ([]resourcev1.AllocationResult, *framework.Re
 		return nil, framework.RefuseFinally(err.Error())
 	case err != nil: // a claim or a class is at fault
 		return nil, framework.RefuseWhole(err.Error())
-	case len(results) != len(s.open):
+	case len(results) != len(open):
 		return nil, noDevices
 	}
-	return results, nil
+	found.results = results
+	return found, nil
 }
 
 // Reserve takes the devices of the chosen node.
 func (p *DynamicResources) Reserve(pod *picture.Pod, cluster *picture.Picture, node *picture.Node) error {
-	if len(pod.Object.Spec.ResourceClaims) == 0 {
+	p.last = nil
+	devices := cluster.Devices()
+	if !uses(pod, devices) {
 		return nil
 	}
-	devices := cluster.Devices()
-	search, refusal := p.search(pod.Object, devices)
+	search, refusal := p.search(pod, devices)
 	if refusal != nil {
 		return errors.New(refusal.Reasons[0])
 	}
-	results, refusal := search.on(node.Object)
+	found, refusal := search.on(node)
 	if refusal != nil {
 		return errors.New(refusal.Reasons[0])
 	}
 	var list []reservation
+	results := found.results
 	for _, claim := range search.claims {
 		r := reservation{claim: claim}
 		if claim.Status.Allocation == nil {
@@ -251,6 +312,11 @@ func (p *DynamicResources) Reserve(pod *picture.Pod, cluster *picture.Picture, n
 		} else if resourceclaim.IsReservedForPod(pod.Object, claim, false) && len(bindingConditions(claim)) == 0 {
 			continue // nothing to do
 		}
+		list = append(list, r)
+	}
+	if found.extended != nil {
+		r := reservation{claim: found.extended.claim(pod.Object), allocation: &picture.Pending{Result: &results[0]}, mappings: found.extended.mappings}
+		devices.Reserve(pod.Object.UID, r.allocation)
 		list = append(list, r)
 	}
 	if len(list) > 0 {
@@ -263,11 +329,12 @@ func (p *DynamicResources) Reserve(pod *picture.Pod, cluster *picture.Picture, n
 
 // Unreserve gives back the devices that were not written into a claim. What was
 // written stays: the claim is allocated and reserved for the pod, which is
-// tried again with it, and PostFilter frees it where that leads nowhere.
+// tried again with it, and PostFilter frees it where that leads nowhere. The claim
+// for extended resources is another for each node, and goes.
 func (p *DynamicResources) Unreserve(pod *v1.Pod, cluster *picture.Picture, _ string) {
 	for _, r := range p.take(pod.UID) {
-		if r.allocation != nil && r.allocation.Written.Load() == nil && cluster.Devices().Pending(r.claim.UID) == r.allocation {
-			cluster.Devices().Release(r.claim.UID)
+		if r.allocation != nil && (r.allocation.Written.Load() == nil || r.mappings != nil) && cluster.Devices().Pending(r.key(pod)) == r.allocation {
+			cluster.Devices().Release(r.key(pod))
 		}
 	}
 }
@@ -289,12 +356,12 @@ func (p *DynamicResources) Needed(pod *v1.Pod) bool {
 }
 
 // PostFilter frees a claim that nobody else uses, where it keeps the pod from
-// other nodes.
+// other nodes, and does away with what an attempt before this made.
 func (p *DynamicResources) PostFilter(_ *framework.Profile, pod *picture.Pod, cluster *picture.Picture, _ *framework.Refusals) framework.Remedy {
-	if len(pod.Object.Spec.ResourceClaims) == 0 {
+	if !uses(pod, cluster.Devices()) {
 		return framework.Remedy{}
 	}
-	search, refusal := p.search(pod.Object, cluster.Devices())
+	search, refusal := p.search(pod, cluster.Devices())
 	if refusal != nil {
 		return framework.Remedy{}
 	}
@@ -305,6 +372,11 @@ func (p *DynamicResources) PostFilter(_ *framework.Profile, pod *picture.Pod, cl
 		}
 		return framework.Remedy{Message: "deallocation of ResourceClaim completed", Act: func(ctx context.Context, _ framework.Hands) error {
 			return p.deallocate(ctx, claim)
+		}}
+	}
+	if search.stale != nil {
+		return framework.Remedy{Message: "deletion of ResourceClaim completed", Act: func(ctx context.Context, _ framework.Hands) error {
+			return p.discard(ctx, search.stale)
 		}}
 	}
 	return framework.Remedy{Message: "still not schedulable"}

@@ -2,6 +2,7 @@ package plugins
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,8 +10,10 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
 
 	"clusterctl/controlplane/scheduler/picture"
@@ -21,6 +24,8 @@ const (
 	// node of the pod, before others are chosen.
 	readyTimeout = 10 * time.Minute
 	readyPoll    = time.Second
+	// discardTimeout bounds how long a claim is tried to be deleted after a failure.
+	discardTimeout = 10 * time.Second
 )
 
 // PreBind writes into the pod's claims what was reserved, and waits for devices
@@ -30,15 +35,78 @@ func (p *DynamicResources) PreBind(ctx context.Context, pod *v1.Pod, _ string) e
 	list := p.reserved[pod.UID]
 	p.mu.Unlock()
 	for i := range list {
-		claim, err := p.write(ctx, pod, list[i])
-		if err != nil {
-			return err
-		}
-		if err := p.awaitDevices(ctx, claim); err != nil {
+		if err := p.bind(ctx, pod, &list[i]); err != nil {
 			return err
 		}
 	}
 	p.take(pod.UID) // all of it is in the claims
+	return nil
+}
+
+// bind does what has to be done for one claim. A claim that was made for extended
+// resources does not outlive a failure.
+func (p *DynamicResources) bind(ctx context.Context, pod *v1.Pod, r *reservation) error {
+	if r.mappings != nil {
+		claim, err := p.client.ResourceV1().ResourceClaims(pod.Namespace).Create(ctx, r.claim, metav1.CreateOptions{})
+		if err != nil {
+			return fmt.Errorf("create claim for extended resources: %w", err)
+		}
+		r.claim = claim
+		r.allocation.Made.Store(&claim.UID)
+	}
+	claim, err := p.write(ctx, pod, *r)
+	if err == nil && r.mappings != nil {
+		err = p.tell(ctx, pod, claim, r.mappings)
+	}
+	if err == nil {
+		err = p.awaitDevices(ctx, claim)
+	}
+	if err != nil && r.mappings != nil {
+		// Even where the scheduler stops; what cannot be deleted now is found by the
+		// next attempt.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
+		defer cancel()
+		err = errors.Join(err, p.discard(ctx, r.claim))
+	}
+	return err
+}
+
+// tell says in the status of a pod which claim has its extended resources.
+func (p *DynamicResources) tell(ctx context.Context, pod *v1.Pod, claim *resourcev1.ResourceClaim, mappings []v1.ContainerExtendedResourceRequest) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": map[string]any{
+		"extendedResourceClaimStatus": v1.PodExtendedResourceClaimStatus{ResourceClaimName: claim.Name, RequestMappings: mappings},
+	}})
+	if err != nil {
+		return fmt.Errorf("marshal status of extended resources: %w", err)
+	}
+	_, err = p.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if err != nil {
+		return fmt.Errorf("name claim of extended resources in pod's status: %w", err)
+	}
+	return nil
+}
+
+// discard deletes a claim that was made for extended resources.
+func (p *DynamicResources) discard(ctx context.Context, claim *resourcev1.ResourceClaim) error {
+	api := p.client.ResourceV1().ResourceClaims(claim.Namespace)
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		current, err := api.Get(ctx, claim.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if current.UID != claim.UID || !slices.Contains(current.Finalizers, resourcev1.Finalizer) {
+			return nil
+		}
+		current.Finalizers = slices.DeleteFunc(current.Finalizers, func(f string) bool { return f == resourcev1.Finalizer })
+		_, err = api.Update(ctx, current, metav1.UpdateOptions{})
+		return err
+	})
+	if err == nil {
+		err = api.Delete(ctx, claim.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &claim.UID}})
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete claim for extended resources %s: %w", claim.Name, err)
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 
 	"clusterctl/controlplane/scheduler/framework"
 	"clusterctl/controlplane/scheduler/picture"
@@ -39,7 +40,7 @@ func (NodeResourcesFit) Name() string { return "NodeResourcesFit" }
 func (NodeResourcesFit) Local() bool  { return true }
 
 func (NodeResourcesFit) Events() framework.EventKind {
-	return framework.NodeAdded | framework.NodeAllocatableChanged | framework.PodRemoved
+	return framework.NodeAdded | framework.NodeAllocatableChanged | framework.PodRemoved | framework.ResourceBacked
 }
 
 // What can be short: a bit each, so that every combination has its refusal.
@@ -65,8 +66,23 @@ var short = func() (all [combinations]*framework.Refusal) {
 	return all
 }()
 
-func (NodeResourcesFit) PreFilter(pod *picture.Pod, _ *picture.Picture) framework.Filter {
+func (NodeResourcesFit) PreFilter(pod *picture.Pod, cluster *picture.Picture) framework.Filter {
+	return fit(pod, cluster.Devices().ClassOf)
+}
+
+// fit judges by the resources of nodes. Which resources are devices of a class is
+// asked at once: it holds as long as the shape of the picture.
+func fit(pod *picture.Pod, classOf func(v1.ResourceName) *resourcev1.DeviceClass) framework.Filter {
 	want := pod.Requests
+	var backed map[v1.ResourceName]bool
+	for name := range want.Other {
+		if classOf(name) != nil {
+			if backed == nil {
+				backed = map[v1.ResourceName]bool{}
+			}
+			backed[name] = true
+		}
+	}
 	return func(n *picture.Node) *framework.Refusal {
 		has, used := &n.Allocatable, &n.Requested
 		set := 0
@@ -84,7 +100,7 @@ func (NodeResourcesFit) PreFilter(pod *picture.Pod, _ *picture.Picture) framewor
 		check(want.Memory, has.Memory, used.Memory, shortMemory)
 		check(want.Ephemeral, has.Ephemeral, used.Ephemeral, shortEphemeral)
 		if len(want.Other) > 0 {
-			if refusal := shortOther(want.Other, has.Other, used.Other, short[set]); refusal != nil {
+			if refusal := shortOther(want.Other, has.Other, used.Other, backed, short[set]); refusal != nil {
 				return refusal
 			}
 		}
@@ -96,10 +112,14 @@ func (NodeResourcesFit) PreFilter(pod *picture.Pod, _ *picture.Picture) framewor
 }
 
 // shortOther adds what is short of hugepages and devices to a refusal; nil:
-// nothing is.
-func shortOther(want, has, used map[v1.ResourceName]int64, others *framework.Refusal) *framework.Refusal {
+// nothing is. What a class has and the node has not is for DynamicResources to
+// find.
+func shortOther(want, has, used map[v1.ResourceName]int64, backed map[v1.ResourceName]bool, others *framework.Refusal) *framework.Refusal {
 	refusal := &framework.Refusal{Reasons: slices.Clone(others.Reasons), Final: others.Final}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if backed[name] && has[name] == 0 {
+			continue
+		}
 		if amount := want[name]; amount > 0 && amount > has[name]-used[name] {
 			refusal.Reasons = append(refusal.Reasons, "Insufficient "+string(name))
 			refusal.Final = refusal.Final || amount > has[name]
@@ -111,13 +131,19 @@ func shortOther(want, has, used map[v1.ResourceName]int64, others *framework.Ref
 	return refusal
 }
 
-// Helps: a node that is too small even when empty does not.
+// Helps: a node that is too small even when empty does not, nor does a class for
+// what the pod does not ask for.
 func (p NodeResourcesFit) Helps(event framework.Event, pod *v1.Pod) bool {
-	if event.Node == nil {
+	if class := event.DeviceClass; class != nil {
+		want := picture.NewPod(pod).Requests
+		return want.Of(v1.ResourceName(resourcev1.ResourceDeviceClassPrefix+class.Name)) > 0 ||
+			class.Spec.ExtendedResourceName != nil && want.Of(v1.ResourceName(*class.Spec.ExtendedResourceName)) > 0
+	}
+	if event.Node == nil || event.ClassOf == nil {
 		return true
 	}
 	alone := picture.Node{Object: event.Node, Allocatable: picture.FromList(event.Node.Status.Allocatable)}
-	return p.PreFilter(picture.NewPod(pod), nil)(&alone) == nil
+	return fit(picture.NewPod(pod), event.ClassOf)(&alone) == nil
 }
 
 func (p NodeResourcesFit) PreScore(pod *picture.Pod, _ *picture.Picture, _ []*picture.Node) framework.Score {

@@ -70,9 +70,11 @@ func (c *checker) checkHost(path string, inv *Inventory, h Host) {
 	address, err := netip.ParseAddr(h.Address)
 	switch {
 	case err != nil:
-		c.faultAt(path+".address", "write an IPv4 address; a name to log in by goes under ssh.host", "address %q of %s is no IP address", h.Address, h.Name)
-	case !address.Is4():
-		c.faultAt(path+".address", "write an IPv4 address", "address %s of %s is not IPv4", h.Address, h.Name)
+		c.faultAt(path+".address", "write an IP address; a name to log in by goes under ssh.host", "address %q of %s is no IP address", h.Address, h.Name)
+	case address.Is4In6() || address.Zone() != "":
+		c.faultAt(path+".address", "write it as plain IPv4 or IPv6, without a zone", "address %s of %s is no plain address", h.Address, h.Name)
+	case address.String() != h.Address:
+		c.faultAt(path+".address", "write "+address.String(), "address %s of %s is not written as it is shown everywhere else", h.Address, h.Name)
 	case address.IsLoopback() || address.IsUnspecified() || address.IsMulticast() || address.IsLinkLocalUnicast():
 		c.faultAt(path+".address", "write one that the other hosts reach it at", "address %s of %s cannot be reached from other hosts", h.Address, h.Name)
 	}

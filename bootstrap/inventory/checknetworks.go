@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -26,6 +27,9 @@ func (c *checker) checkNetworks(inv *Inventory) {
 			c.faultAt("cluster.serviceCIDR", fmt.Sprintf("choose a prefix length from %d to %d", least, most),
 				"serviceCIDR %s is too %s", s, sizeWord(s.Bits() < least))
 		}
+		if i == 0 && len(pods) > 0 && s.Addr().Is4() != pods[0].Addr().Is4() {
+			c.faultAt("cluster.serviceCIDR", "choose one of podCIDR's family", "serviceCIDR %s and podCIDR %s are of different families", s, pods[0])
+		}
 		if i == 1 && len(pods) == 1 {
 			c.faultAt("cluster.serviceCIDR", "give podCIDR one, too", "serviceCIDR has an IPv6 network and podCIDR has none")
 		}
@@ -42,8 +46,15 @@ func (c *checker) checkNetworks(inv *Inventory) {
 			c.checkShares(inv, p, "nodeMaskSizeIPv6", inv.Cluster.NodeMaskSizeIPv6, 48, 120, "64 is usual")
 		}
 	}
-	if inv.Cluster.NodeMaskSizeIPv6 != 0 && len(pods) == 1 {
+	if inv.Cluster.NodeMaskSizeIPv6 != 0 && !slices.ContainsFunc(pods, func(p network) bool { return p.Addr().Is6() }) {
 		c.faultAt("cluster.nodeMaskSizeIPv6", "add an IPv6 network to podCIDR, or drop it", "nodeMaskSizeIPv6 is given and podCIDR has no IPv6 network")
+	}
+	for i, h := range inv.Hosts {
+		address, err := netip.ParseAddr(h.Address)
+		if err == nil && len(pods) > 0 && address.Is4() != pods[0].Addr().Is4() {
+			c.faultAt(c.entries[i]+".address", "give hosts addresses of the family of podCIDR's first network",
+				"address %s of %s is of another family than podCIDR %s", address, h.Name, pods[0])
+		}
 	}
 	host := inv.Cluster.Endpoint
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -79,16 +90,17 @@ func (c *checker) checkShares(inv *Inventory, pods network, key string, mask, le
 
 // networks reads one network, or one of each family. None: it has found a fault.
 func (c *checker) networks(key, text, v4, v6 string) []network {
-	path, hint := "cluster."+key, "write an IPv4 network such as "+v4
+	path, hint := "cluster."+key, "write a network such as "+v4
 	var list []network
-	for i, part := range strings.Split(text, ",") {
+	parts := strings.Split(text, ",")
+	for i, part := range parts {
 		prefix, err := netip.ParsePrefix(part)
 		switch {
 		case err != nil:
 			c.faultAt(path, hint, "%s %q is no network", key, part)
 			return nil
-		case i == 0 && !prefix.Addr().Is4():
-			c.faultAt(path, fmt.Sprintf("write an IPv4 network, or both: %s,%s", v4, v6), "%s %s is not IPv4", key, part)
+		case i == 0 && !prefix.Addr().Is4() && len(parts) > 1:
+			c.faultAt(path, fmt.Sprintf("write the IPv4 network first: %s,%s", v4, v6), "%s %s is not IPv4", key, part)
 			return nil
 		case i == 1 && prefix.Addr().Is4():
 			c.faultAt(path, fmt.Sprintf("write one of each family: %s,%s", v4, v6), "%s has two IPv4 networks", key)

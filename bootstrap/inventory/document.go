@@ -27,13 +27,13 @@ type Cluster struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	// The version of clusterctl that has to be used; any other refuses to work. Default: none in particular.
 	Version string `json:"version,omitempty"`
-	// Addresses of pods: an IPv4 network; or that, a comma and an IPv6 network, and pods have addresses of both families. Default: 10.244.0.0/16.
+	// Addresses of pods: a network of the hosts' family; or an IPv4 network, a comma and an IPv6 network, and pods have addresses of both families. Default: 10.244.0.0/16, or fd00:10:244::/56 where hosts have IPv6 addresses.
 	PodCIDR string `json:"podCIDR,omitempty" jsonschema:"default=10.244.0.0/16"`
 	// Prefix length of each node's share of podCIDR. Default: 24.
 	NodeMaskSize int `json:"nodeMaskSize,omitempty" jsonschema:"default=24,minimum=16,maximum=29"`
 	// Prefix length of each node's share of podCIDR's IPv6 network. Default: 64.
 	NodeMaskSizeIPv6 int `json:"nodeMaskSizeIPv6,omitempty" jsonschema:"default=64,minimum=48,maximum=120"`
-	// Virtual addresses of services: an IPv4 network; or that, a comma and an IPv6 network, and services may have addresses of both families. Default: 10.96.0.0/16.
+	// Virtual addresses of services: a network of the hosts' family; or an IPv4 network, a comma and an IPv6 network, and services may have addresses of both families. Default: 10.96.0.0/16, or fd00:10:96::/112 where hosts have IPv6 addresses.
 	ServiceCIDR string `json:"serviceCIDR,omitempty" jsonschema:"default=10.96.0.0/16"`
 	// When packets to other nodes' pods are wrapped in VXLAN: auto, where nodes do not share a link; always, for networks that drop packets with addresses they have not given out themselves, as many clouds do. Default: auto.
 	Overlay string `json:"overlay,omitempty" jsonschema:"default=auto,enum=auto,enum=always"`
@@ -257,7 +257,7 @@ type Taint struct {
 type HostEntry struct {
 	// The node's name; web[01:10] stands for ten of them.
 	Name string `json:"name"`
-	// The IPv4 address that the cluster's hosts reach it at; 10.0.0.[11:20] goes with a range of names.
+	// The address that the cluster's hosts reach it at, IPv4 or, for all hosts alike, IPv6; 10.0.0.[11:20] goes with a range of names.
 	Address string `json:"address"`
 	// Groups whose settings apply, in this order.
 	Groups []string `json:"groups,omitempty"`

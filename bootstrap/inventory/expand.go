@@ -54,13 +54,20 @@ func expandRange(text string) (words []string, many bool, err error) {
 func (c *checker) expand(file string) *Inventory {
 	inv := &Inventory{File: file, Cluster: c.document.Cluster, Files: map[string][]byte{}}
 	cluster := &inv.Cluster
-	cluster.PodCIDR = cmp.Or(cluster.PodCIDR, "10.244.0.0/16")
-	cluster.ServiceCIDR = cmp.Or(cluster.ServiceCIDR, "10.96.0.0/16")
+	pods, services := "10.244.0.0/16", "10.96.0.0/16"
+	if len(c.document.Hosts) > 0 {
+		// Ranges have colons, too.
+		if start, _, _ := strings.Cut(c.document.Hosts[0].Address, "["); strings.Contains(start, ":") {
+			pods, services = "fd00:10:244::/56", "fd00:10:96::/112"
+		}
+	}
+	cluster.PodCIDR = cmp.Or(cluster.PodCIDR, pods)
+	cluster.ServiceCIDR = cmp.Or(cluster.ServiceCIDR, services)
 	for _, networks := range []*string{&cluster.PodCIDR, &cluster.ServiceCIDR} {
 		*networks = strings.ReplaceAll(*networks, " ", "")
 	}
 	cluster.NodeMaskSize = cmp.Or(cluster.NodeMaskSize, 24)
-	if strings.Contains(cluster.PodCIDR, ",") {
+	if strings.Contains(cluster.PodCIDR, ":") {
 		cluster.NodeMaskSizeIPv6 = cmp.Or(cluster.NodeMaskSizeIPv6, 64)
 	}
 	cluster.Overlay = cmp.Or(cluster.Overlay, hostconfig.OverlayAuto)
@@ -110,7 +117,7 @@ func (c *checker) expandEntry(path string, entry HostEntry) (names, addresses []
 		c.faultAt(path, "add name: with the node's name", "a host has no name")
 		return nil, nil
 	case entry.Address == "":
-		c.faultAt(path, "add address: with its IPv4 address", "host %s has no address", entry.Name)
+		c.faultAt(path, "add address: with its IP address", "host %s has no address", entry.Name)
 		return nil, nil
 	case many != manyNames:
 		c.faultAt(path+".address", "give both a range of the same length, or neither",

@@ -48,7 +48,7 @@ type Inventory struct {
 // Host is one host with groups and defaults applied.
 type Host struct {
 	Name    string
-	Address string // IPv4
+	Address string // of the family of PodCIDR's first network
 	Roles   []Role // as written; never empty
 	Groups  []string
 	SSH     SSH // Host is set; paths are absolute

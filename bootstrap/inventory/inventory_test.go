@@ -114,6 +114,24 @@ hosts: [{name: one, address: 10.0.0.1, roles: [control-plane, worker]}]
 	}
 }
 
+func TestDefaultsOfIPv6(t *testing.T) {
+	inv := parse(t, `
+apiVersion: clusterctl/v1
+cluster: {name: demo}
+hosts: [{name: "n[1:3]", address: "fd00::[1:3]", roles: [control-plane, worker]}]
+`)
+	want := hostconfig.Cluster{
+		Name: "demo", Domain: "cluster.local", PodCIDR: "fd00:10:244::/56", NodeMaskSize: 24, NodeMaskSizeIPv6: 64, ServiceCIDR: "fd00:10:96::/112",
+		DNSAddress: "fd00:10:96::a", NodePortRange: "30000-32767", ControlPlanes: []string{"[fd00::1]:6443", "[fd00::2]:6443", "[fd00::3]:6443"},
+	}
+	if diff := cmp.Diff(want, inv.HostConfig()); diff != "" {
+		t.Error(diff)
+	}
+	if inv.Endpoint() != "[fd00::1]:6443" || inv.ServiceAddress(1) != "fd00:10:96::1" {
+		t.Errorf("endpoint %s, service address %s", inv.Endpoint(), inv.ServiceAddress(1))
+	}
+}
+
 // head is lines 1 to 3 of most faulty files; hosts start on line 4.
 const head = "apiVersion: clusterctl/v1\ncluster: {name: demo}\nhosts:\n"
 
@@ -196,10 +214,11 @@ func TestRefusals(t *testing.T) {
 		{"endpoint in a network", cluster("endpoint: 10.96.0.5"), "4: endpoint 10.96.0.5 lies inside serviceCIDR 10.96.0.0/16; choose another network or another address"},
 		{"node ports", cluster("nodePortRange: 40000"), `4: nodePortRange "40000" is no range of ports; write first-last, such as 30000-32767`},
 		{"node ports ours", cluster("nodePortRange: 6000-7000"), "4: nodePortRange 6000-7000 takes port 6443, which the hosts need themselves"},
-		{"bad network", cluster("podCIDR: 10.244.0.0"), `4: podCIDR "10.244.0.0" is no network; write an IPv4 network such as 10.244.0.0/16`},
-		{"IPv6 network", cluster("podCIDR: fd00::/56"), "4: podCIDR fd00::/56 is not IPv4; write an IPv4 network, or both: 10.244.0.0/16,fd00:10:244::/56"},
+		{"bad network", cluster("podCIDR: 10.244.0.0"), `4: podCIDR "10.244.0.0" is no network; write a network such as 10.244.0.0/16`},
+		{"IPv6 network of IPv4 hosts", cluster("podCIDR: fd00::/56"), "6: address 10.0.0.1 of cp is of another family than podCIDR fd00::/56; give hosts addresses of the family of podCIDR's first network"},
+		{"services of another family", cluster("podCIDR: fd00::/56"), "2: serviceCIDR 10.96.0.0/16 and podCIDR fd00::/56 are of different families; choose one of podCIDR's family"},
 		{"unknown overlay", cluster("overlay: alway"), `4: unknown overlay "alway"; did you mean always?`},
-		{"IPv6 first", cluster("podCIDR: fd00::/56,10.244.0.0/16"), "4: podCIDR fd00::/56 is not IPv4"},
+		{"IPv6 first", cluster("podCIDR: fd00::/56,10.244.0.0/16"), "4: podCIDR fd00::/56 is not IPv4; write the IPv4 network first: 10.244.0.0/16,fd00:10:244::/56"},
 		{"one family twice", cluster("serviceCIDR: 10.96.0.0/16,10.97.0.0/16"), "4: serviceCIDR has two IPv4 networks; write one of each family: 10.96.0.0/16,fd00:10:96::/112"},
 		{"three networks", cluster("podCIDR: 10.244.0.0/16,fd00::/56,fd01::/56"), "4: podCIDR has more than two networks"},
 		{"bad second network", cluster("podCIDR: 10.244.0.0/16,fd00"), `4: podCIDR "fd00" is no network`},
@@ -244,9 +263,11 @@ func TestRefusals(t *testing.T) {
 		{"unknown state", host("roles: [worker], state: gone"), `5: unknown state "gone"; write present or absent`},
 		{"upper case", head + "- {name: CP_1, address: 10.0.0.1, roles: [control-plane]}\n", `4: host name "CP_1" is no DNS name; write cp-1`},
 		{"host without name", head + "- {address: 10.0.0.1, roles: [control-plane]}\n", "4: a host has no name; add name: with the node's name"},
-		{"host without address", head + "- {name: cp, roles: [control-plane]}\n", "4: host cp has no address; add address: with its IPv4 address"},
-		{"name for address", head + "- {name: cp, address: cp.example.org, roles: [control-plane]}\n", `4: address "cp.example.org" of cp is no IP address; write an IPv4 address; a name to log in by goes under ssh.host`},
-		{"IPv6", head + "- {name: cp, address: 'fd00::1', roles: [control-plane]}\n", "4: address fd00::1 of cp is not IPv4"},
+		{"host without address", head + "- {name: cp, roles: [control-plane]}\n", "4: host cp has no address; add address: with its IP address"},
+		{"name for address", head + "- {name: cp, address: cp.example.org, roles: [control-plane]}\n", `4: address "cp.example.org" of cp is no IP address; write an IP address; a name to log in by goes under ssh.host`},
+		{"IPv6 among IPv4", head + "- {name: cp, address: 10.0.0.1, roles: [control-plane]}\n- {name: w, address: 'fd00::1', roles: [worker]}\n", "5: address fd00::1 of w is of another family than podCIDR 10.244.0.0/16"},
+		{"IPv6 at length", head + "- {name: cp, address: 'fd00:0::1', roles: [control-plane]}\n", "4: address fd00:0::1 of cp is not written as it is shown everywhere else; write fd00::1"},
+		{"IPv4 as IPv6", head + "- {name: cp, address: '::ffff:10.0.0.1', roles: [control-plane]}\n", "4: address ::ffff:10.0.0.1 of cp is no plain address"},
 		{"loopback", head + "- {name: cp, address: 127.0.0.1, roles: [control-plane]}\n", "4: address 127.0.0.1 of cp cannot be reached from other hosts"},
 		{"in the pod network", head + "- {name: cp, address: 10.244.3.1, roles: [control-plane]}\n", "4: address 10.244.3.1 of cp lies inside podCIDR 10.244.0.0/16; choose a podCIDR that no host lies in"},
 
@@ -299,7 +320,7 @@ hosts:
 - {name: a, address: 10.0.0.1, roles: [worker]}
 `))
 	want := `inv.yaml:1: apiVersion is "v1"; write clusterctl/v1
-inv.yaml:2: podCIDR "x" is no network; write an IPv4 network such as 10.244.0.0/16
+inv.yaml:2: podCIDR "x" is no network; write a network such as 10.244.0.0/16
 inv.yaml:3: a is a worker without a control plane; add a host with role control-plane
 inv.yaml:4: unknown key "color" in hosts[0]; write name, address, groups, state, roles, ssh, labels, taints, node or runtime
 inv.yaml:5: host a was given on line 4 already; give every host its own

@@ -2,7 +2,9 @@ package plan
 
 import (
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 
 	"clusterctl/bootstrap/inventory"
 	"clusterctl/hostconfig"
@@ -112,5 +114,5 @@ func (b *builder) etcdNeeds(h inventory.Host) []string {
 }
 
 func clientURL(h inventory.Host) string {
-	return fmt.Sprintf("https://%s:%d", h.Address, hostconfig.PortEtcdClient)
+	return "https://" + net.JoinHostPort(h.Address, strconv.Itoa(hostconfig.PortEtcdClient))
 }

@@ -3,7 +3,9 @@ package preflight
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -115,7 +117,7 @@ func Judge(in Input) []Finding {
 	for _, u := range in.Unreachable {
 		j.host = u.From
 		j.find(Reach, Error, fmt.Sprintf("open %s from %s to %s in the firewalls between and on them", u.Port, u.From, u.To),
-			"cannot reach %s:%d of %s over %s, for %s: %s", u.Address, u.Port.Number, u.To, u.Port.Network, u.Port.Use, u.Error)
+			"cannot reach %s of %s over %s, for %s: %s", net.JoinHostPort(u.Address, strconv.Itoa(u.Port.Number)), u.To, u.Port.Network, u.Port.Use, u.Error)
 	}
 	order := map[string]int{}
 	for i, h := range in.Inventory.Hosts {

@@ -1,9 +1,10 @@
 // Package network joins a node's pods with those of all other nodes: it
 // writes the CNI configuration that puts pods on the bridge cctl0, and keeps a
 // route to every other node's pods: straight to nodes that share a link with
-// this one, through a VXLAN device to others. Pods have IPv4 addresses, and IPv6
-// ones where the cluster's networks are of both families; the VXLAN device
-// carries both between the nodes' IPv4 addresses, so that hosts need no others.
+// this one, through a VXLAN device to others. Pods have addresses of their nodes'
+// family, and beside IPv4 those of IPv6 where the cluster's networks are of both;
+// the VXLAN device carries both between the nodes' addresses of the first, so that
+// hosts need no others.
 //
 // What lives here:
 //

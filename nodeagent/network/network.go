@@ -142,11 +142,12 @@ func (k *keeper) reconcile() error {
 	if err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
-	want := draw(nodes, agent.NodeName, k.ownAddresses(), k.config.Log)
+	outer, own := k.ownAddresses()
+	want := draw(nodes, agent.NodeName, outer, own, k.config.Log)
 	want.ServiceCIDR = k.services
 	settings, err := hostSysctls(k.rules[ipv6] != nil)
 	errs := []error{err, setSysctls(agent.StateDir, settings, k.config.Log)}
-	if !want.PodCIDR[ipv4].IsValid() {
+	if !want.PodCIDR[outer].IsValid() {
 		k.config.Log.Debug("node has no pod CIDR yet")
 		return errors.Join(errs...)
 	}
@@ -172,7 +173,7 @@ func (k *keeper) reconcile() error {
 	}
 	if cidrs := want.cidrs(); !slices.Equal(cidrs, k.cidrs) {
 		k.config.Log.Info("pod network is ready", "podCIDRs", cidrs, "nodes", len(want.Peers)+1)
-		if k.rules[ipv6] != nil && len(cidrs) == 1 {
+		if len(k.rules) > len(cidrs) {
 			k.config.Log.Warn("the cluster's pods have IPv6 addresses, but this node joined before: remove it and add it again for its pods to get some")
 		}
 		k.cidrs = cidrs
@@ -180,17 +181,22 @@ func (k *keeper) reconcile() error {
 	return nil
 }
 
-// ownAddresses are this host's: that of the configuration, and the one of IPv6
-// beside it, if pods have such addresses.
-func (k *keeper) ownAddresses() map[family]netip.Addr {
-	own := map[family]netip.Addr{}
-	if address, err := netip.ParseAddr(k.config.Agent.Address); err == nil {
-		own[ipv4] = address
-		if second, ok := SecondAddress(address); ok && k.rules[ipv6] != nil {
+// ownAddresses are this host's: that of the configuration, whose family is the
+// outer one, and beside IPv4 the one of IPv6, if pods have such addresses.
+func (k *keeper) ownAddresses() (outer family, own map[family]netip.Addr) {
+	outer, own = ipv4, map[family]netip.Addr{}
+	address, err := netip.ParseAddr(k.config.Agent.Address)
+	if err != nil {
+		return outer, own
+	}
+	outer = familyOf(address)
+	own[outer] = address
+	if outer == ipv4 && k.rules[ipv6] != nil {
+		if second, ok := SecondAddress(address); ok {
 			own[ipv6] = second
 		}
 	}
-	return own
+	return outer, own
 }
 
 // cidrs are the networks of this node's pods, the primary family's first.

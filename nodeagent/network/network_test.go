@@ -85,8 +85,8 @@ func TestDraw(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got := draw(test.nodes, "a", addrs("10.0.0.1"), silent)
-			want := picture{Address: addrs("10.0.0.1"), Peers: test.want}
+			got := draw(test.nodes, "a", ipv4, addrs("10.0.0.1"), silent)
+			want := picture{Outer: ipv4, Address: addrs("10.0.0.1"), Peers: test.want}
 			if test.cidr != "" {
 				want.PodCIDR = nets(strings.Split(test.cidr, ",")...)
 			}
@@ -95,6 +95,64 @@ func TestDraw(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestDrawIPv6 has nodes whose addresses are of IPv6 alone.
+func TestDrawIPv6(t *testing.T) {
+	nodes := []*corev1.Node{node("a", "fd00::1", "fd00:a::/64", 9), node("b", "fd00::2", "fd00:a:0:1::/64", 8),
+		node("thief", "fd00::2", "fd00:a:0:2::/64", 1), node("of another family", "10.0.0.3", "10.244.3.0/24", 1)}
+	got := draw(nodes, "a", ipv6, addrs("fd00::1"), silent)
+	want := picture{Outer: ipv6, Address: addrs("fd00::1"), PodCIDR: nets("fd00:a::/64"), Peers: []peer{{addrs("fd00::2"), nets("fd00:a:0:1::/64")}}}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestOverlayOverIPv6 has the overlay's packets go between IPv6 addresses.
+func TestOverlayOverIPv6(t *testing.T) {
+	inNamespace(t)
+	addSecond(t, "fd00::1/64", 0)
+	far, near := netip.MustParseAddr("fd00:9::2"), netip.MustParseAddr("fd00::3")
+	want := picture{Outer: ipv6, Address: addrs("fd00::1"), PodCIDR: nets("fd00:a::/64"), ServiceCIDR: nets("fd00:b::/112"), Peers: []peer{
+		{addrs(far.String()), nets("fd00:a:0:1::/64")}, {addrs(near.String()), nets("fd00:a:0:2::/64")}}}
+	index := 0
+	for range 2 { // the second time nothing changes
+		mtu, err := reconcileOverlay(want, false, silent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mtu != 1330 {
+			t.Errorf("MTU is %d, want the uplink's less 70", mtu)
+		}
+		link, err := netlink.LinkByName(OverlayLink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if index != 0 && link.Attrs().Index != index {
+			t.Error("the device was replaced")
+		}
+		index = link.Attrs().Index
+		var ends []string
+		entries, err := netlink.NeighList(index, unix.AF_BRIDGE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range entries {
+			if entry.IP != nil {
+				ends = append(ends, entry.HardwareAddr.String()+" "+entry.IP.String())
+			}
+		}
+		wantEnds := []string{overlayMAC(far).String() + " " + far.String(), overlayMAC(near).String() + " " + near.String()}
+		slices.Sort(wantEnds)
+		if slices.Sort(ends); !slices.Equal(ends, wantEnds) {
+			t.Errorf("the device forwards to %v, want %v", ends, wantEnds)
+		}
+	}
+	if list := strings.Join(state(t), "\n"); !strings.Contains(list, "route to fd00:a:0:1::/64 via fd00:a:0:1:: from fd00:a:: over cctl-vx") ||
+		!strings.Contains(list, "route to fd00:a:0:2::/64 via fd00::3 from fd00::1 over uplink") {
+		t.Errorf("what leads to other nodes is\n%s", list)
 	}
 }
 
@@ -342,7 +400,7 @@ func TestOverlayFollowsThePicture(t *testing.T) {
 	}
 	var index int
 	for _, test := range tests {
-		picture := picture{Address: addrs("10.0.0.1", "fd00::1"), Peers: test.peers, PodCIDR: nets("10.244.0.0/24"), ServiceCIDR: nets("10.96.0.0/16", "fd00:b::/112")}
+		picture := picture{Outer: ipv4, Address: addrs("10.0.0.1", "fd00::1"), Peers: test.peers, PodCIDR: nets("10.244.0.0/24"), ServiceCIDR: nets("10.96.0.0/16", "fd00:b::/112")}
 		if test.six {
 			picture.PodCIDR = nets("10.244.0.0/24", "fd00:a::/64")
 		}
@@ -373,7 +431,7 @@ func TestOverlayFollowsThePicture(t *testing.T) {
 
 func TestVainNeighboursGo(t *testing.T) {
 	inNamespace(t)
-	want := picture{Address: addrs("10.0.0.1"), PodCIDR: nets("10.244.0.0/24"), ServiceCIDR: nets("10.96.0.0/16")}
+	want := picture{Outer: ipv4, Address: addrs("10.0.0.1"), PodCIDR: nets("10.244.0.0/24"), ServiceCIDR: nets("10.96.0.0/16")}
 	if _, err := reconcileOverlay(want, false, silent); err != nil {
 		t.Fatal(err)
 	}
@@ -410,7 +468,7 @@ func TestRoutesGoWithTheNetwork(t *testing.T) {
 	inNamespace(t)
 	addSecond(t, "fd00::1/64", 0)
 	before := allRoutes(t)
-	want := picture{Address: addrs("10.0.0.1", "fd00::1"), PodCIDR: nets("10.244.0.0/24", "fd00:a::/64"), Peers: []peer{
+	want := picture{Outer: ipv4, Address: addrs("10.0.0.1", "fd00::1"), PodCIDR: nets("10.244.0.0/24", "fd00:a::/64"), Peers: []peer{
 		{addrs("10.0.0.2", "fd00::2"), nets("10.244.1.0/24", "fd00:a:0:1::/64")}, {addrs("10.9.0.3"), nets("10.244.2.0/24", "fd00:a:0:2::/64")}}}
 	if _, err := reconcileOverlay(want, false, silent); err != nil {
 		t.Fatal(err)
@@ -481,7 +539,7 @@ func TestSecondAddress(t *testing.T) {
 
 func TestOverlayDeviceIsReplacedWhenTheAddressChanges(t *testing.T) {
 	inNamespace(t)
-	want := picture{Address: addrs("10.0.0.1"), PodCIDR: nets("10.244.0.0/24")}
+	want := picture{Outer: ipv4, Address: addrs("10.0.0.1"), PodCIDR: nets("10.244.0.0/24")}
 	if _, err := reconcileOverlay(want, false, silent); err != nil {
 		t.Fatal(err)
 	}

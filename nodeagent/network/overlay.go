@@ -16,26 +16,32 @@ import (
 
 const (
 	overlayID = 1
-	// overlayOverhead is what VXLAN adds to a packet: outer IP and UDP
-	// headers, its own, and the inner Ethernet header.
-	overlayOverhead = 50
 )
+
+// overlayOverhead is what VXLAN adds to a packet: outer IP and UDP headers, its
+// own, and the inner Ethernet header.
+func overlayOverhead(outer family) int {
+	if outer == ipv6 {
+		return 70
+	}
+	return 50
+}
 
 // reconcileOverlay makes the VXLAN device and what leads to the other nodes'
 // pods the way the picture has it, changing only what is not. It returns the
 // device's MTU, which is the pods' as well: whatever way their packets go, now
 // or once a node joins that is reached over the overlay only, they fit.
 func reconcileOverlay(want picture, always bool, log *slog.Logger) (mtu int, err error) {
-	uplink, err := findUplink(want.Address[ipv4])
+	uplink, err := findUplink(want.Address[want.Outer])
 	if err != nil {
 		return 0, err
 	}
-	mtu = uplink.Attrs().MTU - overlayOverhead
-	link, err := reconcileDevice(want.Address[ipv4], uplink, mtu, log)
+	mtu = uplink.Attrs().MTU - overlayOverhead(want.Outer)
+	link, err := reconcileDevice(want.Address[want.Outer], uplink, mtu, log)
 	if err != nil {
 		return 0, err
 	}
-	errs := []error{reconcileForwarding(link, want.Peers)}
+	errs := []error{reconcileForwarding(link, want.Outer, want.Peers)}
 	for _, f := range families {
 		if f == ipv6 && !hasIPv6() {
 			if want.PodCIDR[f].IsValid() {
@@ -53,7 +59,7 @@ func reconcileOverlay(want picture, always bool, log *slog.Logger) (mtu int, err
 
 // findUplink returns the link that has the node's address.
 func findUplink(address netip.Addr) (netlink.Link, error) {
-	addresses, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addresses, err := netlink.AddrList(nil, int(familyOf(address)))
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -170,10 +176,10 @@ func reconcileGate(link netlink.Link, f family, cidr netip.Prefix) error {
 }
 
 // reconcileForwarding tells the device which node has which hardware address.
-func reconcileForwarding(link netlink.Link, peers []peer) error {
+func reconcileForwarding(link netlink.Link, outer family, peers []peer) error {
 	missing := map[string]peer{}
 	for _, p := range peers {
-		missing[overlayMAC(p.Address[ipv4]).String()+" "+p.Address[ipv4].String()] = p
+		missing[overlayMAC(p.Address[outer]).String()+" "+p.Address[outer].String()] = p
 	}
 	entries, err := netlink.NeighList(link.Attrs().Index, unix.AF_BRIDGE)
 	if err != nil {
@@ -198,11 +204,11 @@ func reconcileForwarding(link netlink.Link, peers []peer) error {
 			Family:       unix.AF_BRIDGE,
 			Flags:        netlink.NTF_SELF,
 			State:        netlink.NUD_PERMANENT,
-			IP:           p.Address[ipv4].AsSlice(),
-			HardwareAddr: overlayMAC(p.Address[ipv4]),
+			IP:           p.Address[outer].AsSlice(),
+			HardwareAddr: overlayMAC(p.Address[outer]),
 		})
 		if err != nil {
-			return fmt.Errorf("forward to %s: %w", p.Address[ipv4], err)
+			return fmt.Errorf("forward to %s: %w", p.Address[outer], err)
 		}
 	}
 	return nil
@@ -214,7 +220,7 @@ func (want picture) overlaid(f family) map[netip.Addr]net.HardwareAddr {
 	ends := map[netip.Addr]net.HardwareAddr{}
 	for _, p := range want.Peers {
 		if p.PodCIDR[f].IsValid() && want.PodCIDR[f].IsValid() {
-			ends[gate(p.PodCIDR[f])] = overlayMAC(p.Address[ipv4])
+			ends[gate(p.PodCIDR[f])] = overlayMAC(p.Address[want.Outer])
 		}
 	}
 	return ends

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"crypto/sha256"
 	"log/slog"
 	"maps"
 	"net"
@@ -16,11 +17,12 @@ var everything = labels.Everything()
 
 // picture is what the network of one node has to look like.
 type picture struct {
-	// Address is the node's. That of IPv4 is always there: between those the
-	// overlay's packets go.
-	Address map[family]netip.Addr
+	// Outer is the family of the addresses that the overlay's packets go between.
+	// Every node has one of it: IPv4, unless hosts have only IPv6.
+	Outer   family
+	Address map[family]netip.Addr   // the node's
 	PodCIDR map[family]netip.Prefix // of the node's pods; empty until it is assigned
-	Peers   []peer                  // sorted by IPv4 address
+	Peers   []peer                  // sorted by outer address
 
 	// ServiceCIDR holds the addresses of services. What is sent there is
 	// rewritten before it leaves; but it needs a route until then.
@@ -33,11 +35,11 @@ type peer struct {
 	PodCIDR map[family]netip.Prefix
 }
 
-// draw derives the picture from the cluster's nodes. Nodes without an IPv4
-// address or pod CIDR are not part of the network yet. Where two nodes claim the
-// same, the older one is right.
-func draw(nodes []*corev1.Node, self string, own map[family]netip.Addr, log *slog.Logger) picture {
-	want := picture{Address: own}
+// draw derives the picture from the cluster's nodes. Nodes without an address or
+// pod CIDR of the outer family are not part of the network yet. Where two nodes
+// claim the same, the older one is right.
+func draw(nodes []*corev1.Node, self string, outer family, own map[family]netip.Addr, log *slog.Logger) picture {
+	want := picture{Outer: outer, Address: own}
 	nodes = slices.Clone(nodes)
 	slices.SortFunc(nodes, func(a, b *corev1.Node) int {
 		if c := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); c != 0 {
@@ -47,33 +49,33 @@ func draw(nodes []*corev1.Node, self string, own map[family]netip.Addr, log *slo
 	})
 	for _, node := range nodes {
 		p := peer{Address: addressesOf(node), PodCIDR: podCIDRs(node)}
-		if !p.PodCIDR[ipv4].IsValid() {
+		if !p.PodCIDR[outer].IsValid() {
 			continue
 		}
 		if node.Name == self {
 			want.PodCIDR = p.PodCIDR
 			continue
 		}
-		if !p.Address[ipv4].IsValid() || p.Address[ipv4] == own[ipv4] {
+		if !p.Address[outer].IsValid() || p.Address[outer] == own[outer] {
 			continue
 		}
-		if slices.ContainsFunc(want.Peers, p.clashes) {
-			log.Warn("node claims the address or pod CIDR of another", "node", node.Name, "address", p.Address[ipv4], "podCIDR", p.PodCIDR)
+		if slices.ContainsFunc(want.Peers, func(other peer) bool { return p.clashes(other, outer) }) {
+			log.Warn("node claims the address or pod CIDR of another", "node", node.Name, "address", p.Address[outer], "podCIDR", p.PodCIDR)
 			continue
 		}
 		want.Peers = append(want.Peers, p)
 	}
-	slices.SortFunc(want.Peers, func(a, b peer) int { return a.Address[ipv4].Compare(b.Address[ipv4]) })
+	slices.SortFunc(want.Peers, func(a, b peer) int { return a.Address[outer].Compare(b.Address[outer]) })
 	return want
 }
 
-func (p peer) clashes(other peer) bool {
+func (p peer) clashes(other peer, outer family) bool {
 	for _, f := range families {
 		if p.PodCIDR[f].Overlaps(other.PodCIDR[f]) { // never of what is not there
 			return true
 		}
 	}
-	return p.Address[ipv4] == other.Address[ipv4]
+	return p.Address[outer] == other.Address[outer]
 }
 
 // podCIDRs returns the node's pod CIDRs, one of each family.
@@ -112,6 +114,10 @@ func gate(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr() }
 // overlayMAC is the hardware address of a node's end of the overlay. Every
 // node derives those of all others from their addresses.
 func overlayMAC(node netip.Addr) net.HardwareAddr {
+	if node.Is6() {
+		sum := sha256.Sum256(node.AsSlice())
+		return append(net.HardwareAddr{0x02}, sum[:5]...)
+	}
 	ip := node.As4()
 	return net.HardwareAddr{0x02, 0xcc, ip[0], ip[1], ip[2], ip[3]}
 }

@@ -36,34 +36,56 @@ func TestDualStack(t *testing.T) {
 	})
 	t.Logf("up took %s", c.up(t).Round(100*time.Millisecond))
 	c.wantNodesReady(t, len(dualNodes))
+	w := c.familyWorld(t, "46", "10.96.0.10", dualNodes)
+	t.Run("links", w.testLinks)
+	t.Run("services", w.testServices)
+	t.Run("overlay", w.testOverlay)
+	t.Run("policies", c.testPolicies)
+}
+
+// familyWorld is a pod on each node of a cluster whose addresses are of one family
+// or two.
+type familyWorld struct {
+	*cluster
+	families  string // "46", or one of the two
+	dns       string // the DNS server's address
+	nodes     []string
+	networks  networks
+	pods      []*v1.Pod
+	addresses map[string][]string // of nodes
+}
+
+// familyWorld starts a pod on each node, with servers that are the test's own, and
+// says that everything has addresses of the families.
+func (c *cluster) familyWorld(t *testing.T, families, dns string, on []string) *familyWorld {
+	t.Helper()
+	w := &familyWorld{cluster: c, families: families, dns: dns, nodes: on, addresses: map[string][]string{}}
 	client := c.client(t, "")
 	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	addresses := map[string][]string{}
 	for _, node := range nodes.Items {
 		for _, a := range node.Status.Addresses {
 			if a.Type == v1.NodeInternalIP {
-				addresses[node.Name] = append(addresses[node.Name], a.Address)
+				w.addresses[node.Name] = append(w.addresses[node.Name], a.Address)
 			}
 		}
-		wantFamilies(t, node.Name+"'s addresses", addresses[node.Name])
-		wantFamilies(t, node.Name+"'s pod CIDRs", node.Spec.PodCIDRs)
+		w.wantFamilies(t, node.Name+"'s addresses", w.addresses[node.Name])
+		w.wantFamilies(t, node.Name+"'s pod CIDRs", node.Spec.PodCIDRs)
 	}
 	c.namespace(t, "dual", nil)
 	web := map[string]string{"app": "web"}
 	var specs []*v1.Pod
-	for _, node := range dualNodes {
+	for _, node := range on {
 		pod := policytest.Pod("dual", "on-"+node, node, "", 8080, web)
 		if node == "worker1" {
 			pod.Spec.Containers[0].Ports[0].HostPort = hostPort
 		}
 		specs = append(specs, pod)
 	}
-	pods := c.startPods(t, specs...)
-	networks := c.networks(t, dualNodes...)
-	for _, pod := range pods {
+	w.pods, w.networks = c.startPods(t, specs...), c.networks(t, on...)
+	for _, pod := range w.pods {
 		var ips, hosts []string
 		for _, ip := range pod.Status.PodIPs {
 			ips = append(ips, ip.IP)
@@ -71,41 +93,37 @@ func TestDualStack(t *testing.T) {
 		for _, ip := range pod.Status.HostIPs {
 			hosts = append(hosts, ip.IP)
 		}
-		wantFamilies(t, pod.Name+"'s addresses", ips)
-		if !slices.Equal(hosts, addresses[pod.Spec.NodeName]) {
-			t.Errorf("%s's node has %v, and its status says %v", pod.Name, addresses[pod.Spec.NodeName], hosts)
+		w.wantFamilies(t, pod.Name+"'s addresses", ips)
+		if !slices.Equal(hosts, w.addresses[pod.Spec.NodeName]) {
+			t.Errorf("%s's node has %v, and its status says %v", pod.Name, w.addresses[pod.Spec.NodeName], hosts)
 		}
-		if err := netnstest.Within(networks[pod.Status.PodIP], func() error { return policytest.Serve(t) }); err != nil {
+		if err := netnstest.Within(w.networks[pod.Status.PodIP], func() error { return policytest.Serve(t) }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w := &dualWorld{cluster: c, networks: networks, pods: pods, addresses: addresses}
-	t.Run("links", w.testLinks)
-	t.Run("services", w.testServices)
-	t.Run("overlay", w.testOverlay)
-	t.Run("policies", c.testPolicies)
+	return w
 }
 
-// wantFamilies says that a list is of an IPv4 address and an IPv6 one.
-func wantFamilies(t *testing.T, what string, list []string) {
+// wantFamilies says that a list is of one address of each family.
+func (w *familyWorld) wantFamilies(t *testing.T, what string, list []string) {
 	t.Helper()
-	if len(list) != 2 || strings.Contains(list[0], ":") || !strings.Contains(list[1], ":") {
-		t.Errorf("%s are %v, want one of each family", what, list)
+	found := ""
+	for _, address := range list {
+		if strings.Contains(address, ":") {
+			found += "6"
+		} else {
+			found += "4"
+		}
+	}
+	if found != w.families {
+		t.Errorf("%s are %v, want them of families %s", what, list, w.families)
 	}
 }
 
-// dualWorld is a pod on each node.
-type dualWorld struct {
-	*cluster
-	networks  networks
-	pods      []*v1.Pod
-	addresses map[string][]string // of nodes
-}
-
 // reaches tries connections to an address from everywhere: pods and hosts.
-func (w *dualWorld) reaches(t *testing.T, what, address string, port int) {
+func (w *familyWorld) reaches(t *testing.T, what, address string, port int) {
 	t.Helper()
-	everywhere := slices.Clone(dualNodes)
+	everywhere := slices.Clone(w.nodes)
 	for _, pod := range w.pods {
 		everywhere = append(everywhere, pod.Status.PodIP)
 	}
@@ -122,7 +140,7 @@ func (w *dualWorld) reaches(t *testing.T, what, address string, port int) {
 	}
 }
 
-func (w *dualWorld) reachesPods(t *testing.T) {
+func (w *familyWorld) reachesPods(t *testing.T) {
 	t.Helper()
 	for _, pod := range w.pods {
 		for _, ip := range policytest.Addresses(pod) {
@@ -131,7 +149,7 @@ func (w *dualWorld) reachesPods(t *testing.T) {
 	}
 }
 
-func (w *dualWorld) testServices(t *testing.T) {
+func (w *familyWorld) testServices(t *testing.T) {
 	w.reachesPods(t)
 	service, err := w.client(t, "").CoreV1().Services("dual").Create(t.Context(), &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
@@ -143,7 +161,7 @@ func (w *dualWorld) testServices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantFamilies(t, "the service's addresses", service.Spec.ClusterIPs)
+	w.wantFamilies(t, "the service's addresses", service.Spec.ClusterIPs)
 	for _, ip := range service.Spec.ClusterIPs {
 		w.reaches(t, "the service", ip, 80)
 	}
@@ -156,9 +174,9 @@ func (w *dualWorld) testServices(t *testing.T) {
 		w.reaches(t, "the host port", ip, hostPort)
 	}
 	resolver := &net.Resolver{PreferGo: true, Dial: func(_ context.Context, network, _ string) (net.Conn, error) {
-		return policytest.Dial(w.networks[w.pods[0].Status.PodIP], network, "10.96.0.10:53", 5*time.Second)
+		return policytest.Dial(w.networks[w.pods[0].Status.PodIP], network, net.JoinHostPort(w.dns, "53"), 5*time.Second)
 	}}
-	eventually(t, time.Minute, "both addresses of the service's name", func(ctx context.Context) error {
+	eventually(t, time.Minute, "the addresses of the service's name", func(ctx context.Context) error {
 		found, err := resolver.LookupNetIP(ctx, "ip", "web.dual.svc.cluster.local.")
 		if err != nil {
 			return err
@@ -174,7 +192,7 @@ func (w *dualWorld) testServices(t *testing.T) {
 
 // testOverlay has nodes that share a link change over to VXLAN and back. Each of
 // the four shares one with one other.
-func (w *dualWorld) testOverlay(t *testing.T) {
+func (w *familyWorld) testOverlay(t *testing.T) {
 	routes := func() string {
 		return w.hosts(t, "{ ip route; ip -6 route; } | grep 'proto 204' | grep via | sort")
 	}

@@ -22,12 +22,21 @@ import (
 	"clusterctl/nodeagent/policy/policytest"
 )
 
-// linkMTU is that of the lab's links; podMTU leaves room for VXLAN.
-const linkMTU, podMTU = 1500, linkMTU - 50
+// linkMTU is that of the lab's links.
+const linkMTU = 1500
+
+// podMTU leaves room for VXLAN, and for the addresses that it goes between.
+func (w *familyWorld) podMTU() int {
+	if w.families == "6" {
+		return linkMTU - 70
+	}
+	return linkMTU - 50
+}
 
 // testLinks sends packets of the full size, and much data, between the pods of
 // every two nodes: those that share a link, and those that do not.
-func (w *dualWorld) testLinks(t *testing.T) {
+func (w *familyWorld) testLinks(t *testing.T) {
+	podMTU := w.podMTU()
 	for _, from := range w.pods {
 		err := netnstest.Within(w.networks[from.Status.PodIP], func() error {
 			link, err := net.InterfaceByName("eth0")
@@ -59,7 +68,7 @@ func (w *dualWorld) testLinks(t *testing.T) {
 
 // ping sends an echo request of a size, headers included, that no router may
 // take apart, and waits for the answer.
-func (w *dualWorld) ping(from *v1.Pod, to netip.Addr, size int) error {
+func (w *familyWorld) ping(from *v1.Pod, to netip.Addr, size int) error {
 	network, any, request, answer := "ip4:icmp", "0.0.0.0", icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply)
 	level, option, whole, header := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO, ipv4.HeaderLen
 	if to.Is6() {
@@ -111,7 +120,7 @@ func (w *dualWorld) ping(from *v1.Pod, to netip.Addr, size int) error {
 }
 
 // bulk has much data echoed by a pod.
-func (w *dualWorld) bulk(from *v1.Pod, to netip.Addr) error {
+func (w *familyWorld) bulk(from *v1.Pod, to netip.Addr) error {
 	conn, err := policytest.Dial(w.networks[from.Status.PodIP], "tcp", netip.AddrPortFrom(to, policytest.Ports[0]).String(), 10*time.Second)
 	if err != nil {
 		return err

@@ -124,7 +124,7 @@ func (m *matrix) known() []round {
 		To:    []networkingv1.NetworkPolicyPeer{{NamespaceSelector: labelled("team", "red"), PodSelector: labelled("app", "db")}},
 		Ports: []networkingv1.NetworkPolicyPort{{Port: new(intstr.FromString("http"))}},
 	}}
-	exempt := m.pods[4].Status.PodIP
+	exempt := netip.MustParseAddr(m.pods[4].Status.PodIP)
 	return []round{
 		{"deny all", []*networkingv1.NetworkPolicy{policy("x", "", in, out), policy("y", "", in, out)}},
 		{"allow a label", from(policy("x", "db", in), networkingv1.NetworkPolicyPeer{PodSelector: labelled("app", "web")})},
@@ -132,7 +132,7 @@ func (m *matrix) known() []round {
 		{"allow a port", from(policy("y", "", in), networkingv1.NetworkPolicyPeer{NamespaceSelector: &metav1.LabelSelector{}},
 			networkingv1.NetworkPolicyPort{Port: new(intstr.FromInt32(8081)), EndPort: new(int32(8082))})},
 		{"a block with an exception", from(policy("x", "web", in), networkingv1.NetworkPolicyPeer{
-			IPBlock: &networkingv1.IPBlock{CIDR: "0.0.0.0/0", Except: []string{exempt + "/32"}}})},
+			IPBlock: &networkingv1.IPBlock{CIDR: subnet(exempt.String(), 0), Except: []string{subnet(exempt.String(), exempt.BitLen())}}})},
 		{"egress", []*networkingv1.NetworkPolicy{egress}},
 	}
 }

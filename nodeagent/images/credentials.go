@@ -54,7 +54,11 @@ func Credentials(image string, secrets []v1.Secret) []Credential {
 		Auth          string `json:"auth"`
 		IdentityToken string `json:"identitytoken"`
 	}
-	var matches []Credential
+	type match struct {
+		length int
+		Credential
+	}
+	var matches []match
 	for _, secret := range secrets {
 		auths := map[string]entry{}
 		if raw := secret.Data[v1.DockerConfigJsonKey]; len(raw) > 0 {
@@ -75,12 +79,17 @@ func Credentials(image string, secrets []v1.Secret) []Credential {
 			if decoded, err := base64.StdEncoding.DecodeString(e.Auth); e.Username == "" && err == nil {
 				e.Username, e.Password, _ = strings.Cut(string(decoded), ":")
 			}
-			auth := &criv1.AuthConfig{Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken, ServerAddress: prefix}
-			matches = append(matches, Credential{auth, source{secret.UID, secret.Namespace, secret.Name, hash(auth)}})
+			// Without the server's address: containerd takes a port in it for an error.
+			auth := &criv1.AuthConfig{Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken}
+			matches = append(matches, match{len(prefix), Credential{auth, source{secret.UID, secret.Namespace, secret.Name, hash(auth)}}})
 		}
 	}
-	slices.SortStableFunc(matches, func(a, b Credential) int { return len(b.Auth.ServerAddress) - len(a.Auth.ServerAddress) })
-	return matches
+	slices.SortStableFunc(matches, func(a, b match) int { return b.length - a.length })
+	var credentials []Credential
+	for _, m := range matches {
+		credentials = append(credentials, m.Credential)
+	}
+	return credentials
 }
 
 // serverPrefix reduces a server's address, as docker writes it, to a prefix

@@ -54,6 +54,7 @@ func TestStacked(t *testing.T) {
 		c.deploySample(t)
 		c.wantSampleServed(t, 5)
 	})
+	t.Run("a registry that asks for a password", c.testRegistry)
 	t.Run("kubectl", c.testKubectl)
 	t.Run("client-go", c.testClientGo)
 	t.Run("status", func(t *testing.T) {

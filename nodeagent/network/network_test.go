@@ -693,6 +693,11 @@ func TestSysctlsAreRestored(t *testing.T) {
 	}
 	dir := t.TempDir()
 	settings := []sysctl{{name: name, value: "1"}, {name: "net/none", value: "1", optional: "nothing"}}
+	const room = "net/core/somaxconn"
+	if err := writeSysctl(room, "200"); err != nil {
+		t.Fatal(err)
+	}
+	settings = append(settings, sysctl{name: room, value: "100", least: true})
 	for range 2 {
 		if err := setSysctls(dir, settings, silent); err != nil {
 			t.Fatal(err)
@@ -701,6 +706,16 @@ func TestSysctlsAreRestored(t *testing.T) {
 	if value, _ := readSysctl(name); value != "1" {
 		t.Errorf("%s is %s, want 1", name, value)
 	}
+	if value, _ := readSysctl(room); value != "200" {
+		t.Errorf("%s is %s, want it left at the larger 200", room, value)
+	}
+	settings[len(settings)-1].value = "300"
+	if err := setSysctls(dir, settings, silent); err != nil {
+		t.Fatal(err)
+	}
+	if value, _ := readSysctl(room); value != "300" {
+		t.Errorf("%s is %s, want 300", room, value)
+	}
 	for range 2 {
 		if err := restoreSysctls(dir, silent); err != nil {
 			t.Fatal(err)
@@ -708,5 +723,16 @@ func TestSysctlsAreRestored(t *testing.T) {
 	}
 	if value, _ := readSysctl(name); value != "0" {
 		t.Errorf("%s is %s after a restore, want 0", name, value)
+	}
+	if value, _ := readSysctl(room); value != "200" {
+		t.Errorf("%s is %s after a restore, want 200", room, value)
+	}
+}
+
+func TestRoomForConnections(t *testing.T) {
+	for cpus, want := range map[int]string{1: "131072", 4: "131072", 8: "262144", 64: "1048576"} {
+		if got := connectionSysctls(cpus)[0].value; got != want {
+			t.Errorf("%d CPUs: room for %s connections, want %s", cpus, got, want)
+		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 )
 
@@ -16,6 +18,28 @@ type sysctl struct {
 	name     string // below /proc/sys
 	value    string
 	optional string // what does not work without it, if it is not essential
+	least    bool   // what is larger stays
+}
+
+// The room that the kernel has for connections, as kube-proxy asks for it.
+const (
+	connectionsPerCPU = 32 << 10
+	connectionsLeast  = 128 << 10
+	connectionsMost   = 1 << 20
+)
+
+// connectionSysctls have the kernel remember as many connections as a node has,
+// and those of which one side is done for as long as the other may need.
+func connectionSysctls(cpus int) []sysctl {
+	const room, closing, idle = "a busy node drops connections", "connections that one side has closed are forgotten", "dead connections are remembered for days"
+	most := min(max(connectionsPerCPU*cpus, connectionsLeast), connectionsMost)
+	const prefix = "net/netfilter/nf_conntrack_"
+	return []sysctl{
+		{name: prefix + "max", value: strconv.Itoa(most), optional: room, least: true},
+		{name: prefix + "buckets", value: strconv.Itoa(most / 4), optional: room, least: true},
+		{name: prefix + "tcp_timeout_established", value: "86400", optional: idle},
+		{name: prefix + "tcp_timeout_close_wait", value: "3600", optional: closing},
+	}
 }
 
 // hostSysctls are the host's settings, with those of IPv6 if pods have such
@@ -26,6 +50,7 @@ func hostSysctls(six bool) ([]sysctl, error) {
 		{name: "net/ipv4/ip_forward", value: "1"},
 		{name: "net/bridge/bridge-nf-call-iptables", value: "1", optional: service},
 	}
+	settings = append(settings, connectionSysctls(runtime.NumCPU())...)
 	if !six {
 		return settings, nil
 	}
@@ -63,6 +88,13 @@ func isUplink(link string) bool {
 // they were before.
 const originalsFile = "sysctls.json"
 
+// atLeast compares numbers.
+func atLeast(current, value string) bool {
+	have, err1 := strconv.Atoi(current)
+	want, err2 := strconv.Atoi(value)
+	return err1 == nil && err2 == nil && have >= want
+}
+
 const procSys = "/proc/sys"
 
 func readSysctl(name string) (string, error) {
@@ -97,8 +129,12 @@ func setSysctls(stateDir string, settings []sysctl, log *slog.Logger) error {
 		if err != nil {
 			return fmt.Errorf("read sysctl %s: %w", s.name, err)
 		}
-		if current == s.value {
+		if current == s.value || s.least && atLeast(current, s.value) {
 			continue
+		}
+		if info, err := os.Stat(filepath.Join(procSys, s.name)); s.optional != "" && err == nil && info.Mode().Perm()&0o200 == 0 {
+			log.Debug("the host must not change this setting", "sysctl", s.name, "consequence", s.optional)
+			continue // a container's network has its host's
 		}
 		change = append(change, s)
 		if _, known := originals[s.name]; !known {

@@ -89,7 +89,10 @@ func portsIn(all map[string][]servicePort) iter.Seq[*servicePort] {
 func (r *renderer) render(ports iter.Seq[*servicePort]) rules {
 	r.nat, r.filter, r.fanned = ruleset{}, ruleset{}, map[string]bool{}
 	r.nat.declare(chainServices, chainNodePorts)
-	r.filter.declare(chainReject)
+	// Pods' packets that the kernel takes for no connection's, on their way through
+	// the pod network's chain: an answer among them would go out with the endpoint's
+	// address in place of the service's.
+	r.filter.add(chainReject, "-m conntrack --ctstate INVALID -s %s -j DROP", r.clusterCIDR)
 	r.masquerading()
 	for p := range ports {
 		r.port(p)

@@ -2,6 +2,7 @@ package serviceproxy
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -140,6 +141,70 @@ func testConnections(t *testing.T, w *world) {
 			}
 		}
 	})
+}
+
+// TestStraysOfPods has a pod send what belongs to no connection: flags that no
+// packet has. Nobody outside sees it, but what follows.
+func TestStraysOfPods(t *testing.T) {
+	w := newWorld(t, hostconfig.ProxyNftables)
+	w.apply(service(), slice(up("10.244.0.2", "here")))
+	var client, pod net.PacketConn
+	listen := func(ns netns.NsHandle, conn *net.PacketConn) {
+		w.must(netnstest.Within(ns, func() (err error) {
+			*conn, err = net.ListenPacket("ip4:tcp", "0.0.0.0")
+			return err
+		}))
+		t.Cleanup(func() { (*conn).Close() })
+	}
+	listen(w.client, &client)
+	listen(w.pods[0], &pod)
+	const synFin, ack, stray, valid = 0x03, 0x10, 4001, 4002
+	send := func(to string, from uint16, flags byte) {
+		t.Helper()
+		segment := make([]byte, 20)
+		binary.BigEndian.PutUint16(segment[0:], from)
+		binary.BigEndian.PutUint16(segment[2:], 9999)
+		segment[12], segment[13] = 5<<4, flags
+		binary.BigEndian.PutUint16(segment[16:], tcpChecksum(netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr(to), segment))
+		if _, err := pod.WriteTo(segment, &net.IPAddr{IP: net.ParseIP(to)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buffer := make([]byte, 100)
+	deadline := time.Now().Add(time.Minute)
+	for time.Now().Before(deadline) { // a link that has just come up may lose the first ones
+		send("192.0.2.2", stray, synFin)
+		send("192.0.2.2", valid, ack)
+		_ = client.SetReadDeadline(time.Now().Add(time.Second))
+		for {
+			n, _, err := client.ReadFrom(buffer)
+			if err != nil {
+				break
+			}
+			switch port := binary.BigEndian.Uint16(buffer); {
+			case n < 20:
+			case port == stray:
+				t.Fatal("a packet of no connection got out")
+			case port == valid:
+				return
+			}
+		}
+	}
+	t.Fatal("not even a valid packet got out")
+}
+
+// tcpChecksum is a segment's between two addresses.
+func tcpChecksum(from, to netip.Addr, segment []byte) uint16 {
+	sum := uint32(6 + len(segment))
+	for _, part := range [][]byte{from.AsSlice(), to.AsSlice(), segment} {
+		for i := 0; i < len(part); i += 2 {
+			sum += uint32(binary.BigEndian.Uint16(part[i:]))
+		}
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
 }
 
 func TestUDPClientsLeaveAnEndpointThatHasGone(t *testing.T) {

@@ -207,7 +207,7 @@ func (l layout) chains() []baseChain {
 				[]expr.Any{&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: setHairpin}, masquerade}),
 		}},
 		{"filter-input", filter, nftables.ChainHookInput, nftables.ChainPriorityFilter, append(unreachable[:1:1], inputPorts...)},
-		{"filter-forward", filter, nftables.ChainHookForward, nftables.ChainPriorityFilter, append(unreachable[:1:1], unknown...)},
+		{"filter-forward", filter, nftables.ChainHookForward, nftables.ChainPriorityFilter, append([][]expr.Any{l.strays(), unreachable[0]}, unknown...)},
 		{"filter-output", filter, nftables.ChainHookOutput, nftables.ChainPriorityFilter, append(unreachable[:1:1], unknown...)},
 	}
 }
@@ -473,6 +473,18 @@ func (l layout) started() []expr.Any {
 		&expr.Bitwise{SourceRegister: r, DestRegister: r, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: r, Data: make([]byte, 4)},
 	}
+}
+
+// strays drops pods' packets that the kernel takes for no connection's: an answer
+// among them would go out with the endpoint's address in place of the service's, and
+// the client would end the connection.
+func (l layout) strays() []expr.Any {
+	r := l.client()
+	return join([]expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: r},
+		&expr.Bitwise{SourceRegister: r, DestRegister: r, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: r, Data: make([]byte, 4)},
+	}, l.within(l.source(), l.pods, expr.CmpOpEq), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
 }
 
 // marked matches packets that have to come back through this node.

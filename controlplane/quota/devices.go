@@ -9,39 +9,41 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	quota "k8s.io/apiserver/pkg/quota/v1"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
+	"k8s.io/utils/clock"
 )
 
 var deviceClaims = resourcev1.Resource("resourceclaims")
 
 // newDeviceEvaluator measures claims of devices: how many there are, and how
 // many devices of each class they may come to.
-func newDeviceEvaluator(list generic.ListFuncByNamespace) quota.Evaluator {
+func newDeviceEvaluator(list generic.ListFuncByNamespace, cluster Cluster, now clock.PassiveClock) quota.Evaluator {
 	return &evaluator{
 		resource: deviceClaims,
 		list:     list,
 		handles: func(a admission.Attributes) bool {
 			return a.GetSubresource() == "" && (a.GetOperation() == admission.Create || a.GetOperation() == admission.Update)
 		},
-		matching: deviceResources,
-		usage:    deviceUsage,
+		matching: func(names []corev1.ResourceName) (matching []corev1.ResourceName) {
+			for _, name := range names {
+				if name == generic.ObjectCountQuotaResourceNameFor(deviceClaims) || strings.HasSuffix(string(name), corev1.ResourceClaimsPerClass) || cluster.matches(name) {
+					matching = append(matching, name)
+				}
+			}
+			return matching
+		},
+		usage: func(object runtime.Object) (corev1.ResourceList, error) {
+			claim, err := as[*resourcev1.ResourceClaim](object)
+			if err != nil {
+				return nil, err
+			}
+			usage := deviceUsage(claim)
+			cluster.addExtended(usage, claim, now.Now())
+			return usage, nil
+		},
 	}
 }
 
-func deviceResources(names []corev1.ResourceName) []corev1.ResourceName {
-	var matching []corev1.ResourceName
-	for _, name := range names {
-		if name == generic.ObjectCountQuotaResourceNameFor(deviceClaims) || strings.HasSuffix(string(name), corev1.ResourceClaimsPerClass) {
-			matching = append(matching, name)
-		}
-	}
-	return matching
-}
-
-func deviceUsage(object runtime.Object) (corev1.ResourceList, error) {
-	claim, err := as[*resourcev1.ResourceClaim](object)
-	if err != nil {
-		return nil, err
-	}
+func deviceUsage(claim *resourcev1.ResourceClaim) corev1.ResourceList {
 	devices := map[string]int64{}
 	for _, request := range claim.Spec.Devices.Requests {
 		if request.Exactly != nil {
@@ -61,7 +63,7 @@ func deviceUsage(object runtime.Object) (corev1.ResourceList, error) {
 	for class, n := range devices {
 		usage[corev1.ResourceName(class+corev1.ResourceClaimsPerClass)] = count(int(n))
 	}
-	return usage, nil
+	return usage
 }
 
 // atMost is how many devices a request can be given.

@@ -13,9 +13,9 @@ import (
 )
 
 // NewConfiguration has an evaluator for each kind that quotas know by name.
-// lister lists objects for who adds them up; nil where nobody does. Other
-// kinds are counted by the library's evaluator as they are met.
-func NewConfiguration(lister quota.ListerForResourceFunc) quota.Configuration {
+// lister lists objects for who adds them up; nil where nobody does. cluster is
+// asked when claims of devices are measured. Other kinds are counted by the library's evaluator as they are met.
+func NewConfiguration(lister quota.ListerForResourceFunc, cluster Cluster) quota.Configuration {
 	list := func(resource string) generic.ListFuncByNamespace {
 		return generic.ListResourceUsingListerFunc(lister, corev1.SchemeGroupVersion.WithResource(resource))
 	}
@@ -23,7 +23,7 @@ func NewConfiguration(lister quota.ListerForResourceFunc) quota.Configuration {
 		newPodEvaluator(list("pods"), clock.RealClock{}),
 		newServiceEvaluator(list("services")),
 		newClaimEvaluator(list("persistentvolumeclaims")),
-		newDeviceEvaluator(generic.ListResourceUsingListerFunc(lister, resourcev1.SchemeGroupVersion.WithResource(deviceClaims.Resource))),
+		newDeviceEvaluator(generic.ListResourceUsingListerFunc(lister, resourcev1.SchemeGroupVersion.WithResource(deviceClaims.Resource)), cluster, clock.RealClock{}),
 	}
 	// These have a name of their own beside count/<resource>.
 	for _, name := range []corev1.ResourceName{

@@ -1,6 +1,7 @@
 package quota
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,13 +13,17 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	quota "k8s.io/apiserver/pkg/quota/v1"
+	"k8s.io/dynamic-resource-allocation/deviceclass/extendedresourcecache"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 )
 
 func evaluatorOf(t *testing.T, resource string) quota.Evaluator {
 	t.Helper()
-	for _, e := range NewConfiguration(nil).Evaluators() {
+	for _, e := range NewConfiguration(nil, Cluster{}).Evaluators() {
 		if e.GroupResource().Resource == resource {
 			return e
 		}
@@ -99,14 +104,16 @@ func TestUsage(t *testing.T) {
 		{"claim of devices", "resourceclaims", devices(
 			exactly("gpu", resourcev1.DeviceAllocationModeExactCount, 2), exactly("gpu", resourcev1.DeviceAllocationModeExactCount, 1),
 			exactly("nic", resourcev1.DeviceAllocationModeAll, 0),
-		), "count/resourceclaims.resource.k8s.io=1 gpu.deviceclass.resource.k8s.io/devices=3 nic.deviceclass.resource.k8s.io/devices=32"},
+		), "count/resourceclaims.resource.k8s.io=1 gpu.deviceclass.resource.k8s.io/devices=3 nic.deviceclass.resource.k8s.io/devices=32 " +
+			"requests.deviceclass.resource.kubernetes.io/gpu=3 requests.deviceclass.resource.kubernetes.io/nic=32"},
 		{"claim of one kind or another", "resourceclaims", devices(
 			resourcev1.DeviceRequest{FirstAvailable: []resourcev1.DeviceSubRequest{
 				{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1},
 				{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 4},
 				{DeviceClassName: "nic", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 2},
 			}}, exactly("gpu", resourcev1.DeviceAllocationModeExactCount, 1),
-		), "count/resourceclaims.resource.k8s.io=1 gpu.deviceclass.resource.k8s.io/devices=5 nic.deviceclass.resource.k8s.io/devices=2"},
+		), "count/resourceclaims.resource.k8s.io=1 gpu.deviceclass.resource.k8s.io/devices=5 nic.deviceclass.resource.k8s.io/devices=2 " +
+			"requests.deviceclass.resource.kubernetes.io/gpu=5 requests.deviceclass.resource.kubernetes.io/nic=2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			usage, err := evaluatorOf(t, test.resource).Usage(test.object)
@@ -186,5 +193,65 @@ func TestScopes(t *testing.T) {
 				t.Errorf("%+v matches %v (%v), want %v", test.scope, matched, err, p.want)
 			}
 		}
+	}
+}
+
+// A device that a pod asks for by the name of an extended resource counts once,
+// with the pod; a claim counts for the pod that it was made for, and no other.
+func TestExtendedResourcesCountOnce(t *testing.T) {
+	classes := extendedresourcecache.NewExtendedResourceCache(klog.Logger{})
+	classes.OnAdd(&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: ptr.To("example.com/gpu")}}, false)
+	classes.OnAdd(&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "nic"}}, false)
+	made := func(name, pod string) *resourcev1.ResourceClaim {
+		claim := devices(exactly("gpu", resourcev1.DeviceAllocationModeExactCount, 2))
+		claim.Namespace, claim.Name = "ns", name
+		claim.Annotations = map[string]string{resourcev1.ExtendedResourceClaimAnnotation: "true"}
+		claim.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod, UID: types.UID(pod), Controller: ptr.To(true)}}
+		return claim
+	}
+	pods := map[string]*corev1.Pod{
+		"by-name": pod("example.com/gpu=2", ""), "by-class": pod("deviceclass.resource.kubernetes.io/gpu=2", ""), "one": pod("example.com/gpu=1", ""),
+		"told": pod("example.com/gpu=2", ""), "another": pod("example.com/gpu=2", ""),
+	}
+	for name, p := range pods {
+		p.UID = types.UID(name)
+	}
+	pods["told"].Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "x"}
+	pods["another"].UID = "anew"
+	first := made("a", "by-name")
+	cluster := Cluster{Classes: classes,
+		Pod: func(_, name string) (*corev1.Pod, error) {
+			if p := pods[name]; p != nil {
+				return p, nil
+			}
+			return nil, errors.New("none")
+		},
+		Claims: func(string) ([]*resourcev1.ResourceClaim, error) { return []*resourcev1.ResourceClaim{first}, nil },
+	}
+	evaluator := newDeviceEvaluator(nil, cluster, clock.RealClock{})
+	const byName, byClass = " requests.example.com/gpu=", "requests.deviceclass.resource.kubernetes.io/gpu="
+	for _, c := range []struct {
+		name  string
+		claim *resourcev1.ResourceClaim
+		want  string // beside what every claim counts as
+	}{
+		{"of nobody", devices(exactly("gpu", resourcev1.DeviceAllocationModeExactCount, 2)), byClass + "2" + byName + "2"},
+		{"by the resource's name", made("a", "by-name"), byClass + "2"},
+		{"by the class's name", made("a", "by-class"), byName[1:] + "2"},
+		{"more than was asked for", made("a", "one"), byClass + "2" + byName + "1"},
+		{"a second claim of the same pod", made("b", "by-name"), byClass + "2" + byName + "2"},
+		{"the one that the pod tells of", made("x", "told"), byClass + "2"},
+		{"another than the pod tells of", made("y", "told"), byClass + "2" + byName + "2"},
+		{"of a pod of the same name", made("a", "another"), byClass + "2" + byName + "2"},
+		{"of a pod that is not there", made("a", "gone"), byClass + "2" + byName + "2"},
+	} {
+		usage, err := evaluator.Usage(c.claim)
+		if want := "count/resourceclaims.resource.k8s.io=1 gpu.deviceclass.resource.k8s.io/devices=2 " + c.want; err != nil || show(usage) != want {
+			t.Errorf("%s: %q, %v, want %q", c.name, show(usage), err, want)
+		}
+	}
+	names := []corev1.ResourceName{"requests.example.com/gpu", "requests.example.com/other", "requests.deviceclass.resource.kubernetes.io/gpu", "requests.deviceclass.resource.kubernetes.io/nic", "requests.cpu"}
+	if got := evaluator.MatchingResources(names); !slices.Equal(got, []corev1.ResourceName{names[0], names[2], names[3]}) {
+		t.Errorf("matches %v", got)
 	}
 }

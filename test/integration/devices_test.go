@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -233,7 +234,8 @@ func TestPodsShareDevicesOut(t *testing.T) {
 }
 
 // Pods ask for devices by the name of an extended resource alone: they are given
-// devices by a claim that is made for them, and that goes with them.
+// devices by a claim that is made for them, counted once by quotas, and that goes
+// with them.
 func TestExtendedResourcesAreDevices(t *testing.T) {
 	c, ctx := Start(t), t.Context()
 	c.startControllers(t)
@@ -252,6 +254,16 @@ func TestExtendedResourcesAreDevices(t *testing.T) {
 		_ = c.Client.CoreV1().Nodes().Delete(context.Background(), ns, metav1.DeleteOptions{})
 		_ = c.Client.ResourceV1().ResourceSlices().Delete(context.Background(), ns, metav1.DeleteOptions{})
 		_ = c.Client.ResourceV1().DeviceClasses().Delete(context.Background(), ns, metav1.DeleteOptions{})
+	})
+	counted := []corev1.ResourceName{"requests." + gpu, corev1.ResourceName("requests.deviceclass.resource.kubernetes.io/" + ns), corev1.ResourceName(ns + corev1.ResourceClaimsPerClass), corev1.ResourcePods}
+	hard := corev1.ResourceList{}
+	for _, name := range counted {
+		hard[name] = resource.MustParse("3")
+	}
+	must(c.Client.CoreV1().ResourceQuotas(ns).Create(ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}, metav1.CreateOptions{}))(t)
+	eventually(t, "the quota to count", func(ctx context.Context) (bool, error) {
+		quota, err := c.Client.CoreV1().ResourceQuotas(ns).Get(ctx, "q", metav1.GetOptions{})
+		return err == nil && len(quota.Status.Used) == len(hard), err
 	})
 	c.startScheduler(t)
 	for _, name := range []string{"a", "b", "c"} {
@@ -294,6 +306,19 @@ func TestExtendedResourcesAreDevices(t *testing.T) {
 	eventually(t, "two of three to be given a device", func(ctx context.Context) (_ bool, err error) {
 		devices, err = given(ctx)
 		return len(devices) == 2, err
+	})
+	eventually(t, "the quota to count each device once", func(ctx context.Context) (bool, error) {
+		quota, err := c.Client.CoreV1().ResourceQuotas(ns).Get(ctx, "q", metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		var used []int64
+		for _, name := range counted {
+			quantity := quota.Status.Used[name]
+			used = append(used, quantity.Value())
+		}
+		// Three pods ask for one each; two claims are made.
+		return slices.Equal(used, []int64{3, 2, 2, 3}), fmt.Errorf("used %v", used)
 	})
 	if err := c.Client.CoreV1().Pods(ns).Delete(ctx, devices["one"], metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,8 @@ import (
 	"k8s.io/apiserver/pkg/quota/v1/generic"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/dynamic-resource-allocation/deviceclass/extendedresourcecache"
+	"k8s.io/klog/v2"
 
 	"clusterctl/controlplane/controllers/reconcile"
 	"clusterctl/controlplane/quota"
@@ -57,6 +59,14 @@ type controller struct {
 func New(env *reconcile.Environment) (reconcile.Controller, error) {
 	quotas := env.Informers.Core().V1().ResourceQuotas()
 	c := &controller{env: env, quotas: quotas.Lister()}
+	pods, claims := env.Informers.Core().V1().Pods().Lister(), env.Informers.Resource().V1().ResourceClaims().Lister()
+	cluster := quota.Cluster{
+		Classes: extendedresourcecache.NewExtendedResourceCache(klog.Logger{}),
+		Pod:     func(namespace, name string) (*corev1.Pod, error) { return pods.Pods(namespace).Get(name) },
+		Claims: func(namespace string) ([]*resourcev1.ResourceClaim, error) {
+			return claims.ResourceClaims(namespace).List(labels.Everything())
+		},
+	}
 	listers := map[schema.GroupVersionResource]cache.GenericLister{}
 	c.registry = generic.NewRegistry(quota.NewConfiguration(func(gvr schema.GroupVersionResource) (cache.GenericLister, error) {
 		lister, ok := listers[gvr]
@@ -64,7 +74,7 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 			return nil, fmt.Errorf("%s is not watched", gvr)
 		}
 		return lister, nil
-	}).Evaluators())
+	}, cluster).Evaluators())
 	c.loop = reconcile.NewLoop(env, "resourcequota", workers, c.reconcile)
 	err := reconcile.Watch(env, quotas.Informer(), reconcile.Handlers[*corev1.ResourceQuota]{
 		Add: func(q *corev1.ResourceQuota) { c.loop.AddObject(q) },
@@ -75,6 +85,14 @@ func New(env *reconcile.Environment) (reconcile.Controller, error) {
 				c.loop.AddObject(q)
 			}
 		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = reconcile.Watch(env, env.Informers.Resource().V1().DeviceClasses().Informer(), reconcile.Handlers[*resourcev1.DeviceClass]{
+		Add:    func(class *resourcev1.DeviceClass) { cluster.Classes.OnAdd(class, false) },
+		Update: func(old, class *resourcev1.DeviceClass) { cluster.Classes.OnUpdate(old, class) },
+		Delete: func(class *resourcev1.DeviceClass) { cluster.Classes.OnDelete(class) },
 	})
 	if err != nil {
 		return nil, err

@@ -115,9 +115,10 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		}))
 	core := shared.Core().V1()
 	slices := shared.Discovery().V1().EndpointSlices()
+	cidrs := shared.Networking().V1().ServiceCIDRs()
 	// A factory starts the informers that were asked for before; the parts
 	// below ask in their own time.
-	for _, ask := range []func() cache.SharedIndexInformer{core.Nodes().Informer, core.Services().Informer, slices.Informer} {
+	for _, ask := range []func() cache.SharedIndexInformer{core.Nodes().Informer, core.Services().Informer, slices.Informer, cidrs.Informer} {
 		ask()
 	}
 	if err := servers.Follow(slices.Informer()); err != nil {
@@ -133,11 +134,11 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	counters.CountRequests()
 	services := make(chan struct{}) // closed once their rules are in place
 	start("network", func() error {
-		return network.Run(ctx, network.Config{Agent: config, Nodes: core.Nodes(), Log: logger.With("part", "network"), After: services})
+		return network.Run(ctx, network.Config{Agent: config, Nodes: core.Nodes(), CIDRs: cidrs, Log: logger.With("part", "network"), After: services})
 	})
 	start("service proxy", func() error {
 		return serviceproxy.Run(ctx, serviceproxy.Config{
-			Agent: config, Services: core.Services(), Slices: slices, Nodes: core.Nodes(),
+			Agent: config, Services: core.Services(), Slices: slices, Nodes: core.Nodes(), CIDRs: cidrs,
 			Log: logger.With("part", "serviceproxy"), Applied: func() { close(services) },
 			Events: recorder("kube-proxy"), Metrics: counters.Registry})
 	})

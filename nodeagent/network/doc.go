@@ -14,6 +14,7 @@
 //   - family.go: address families, and which addresses a node has
 //   - overlay.go: making the kernel's links, addresses and neighbours so
 //   - routes.go: making its routes so
+//   - serviceranges.go: the networks of services' addresses
 //   - nft.go: our tables of nftables, over netlink, and masquerading
 //   - rules.go: letting pods' packets through foreign rules of iptables
 //   - hostports.go: which ports of the host lead to pods (hostPort)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	coreinformers "k8s.io/client-go/informers/core/v1"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"clusterctl/hostconfig"
@@ -30,6 +31,9 @@ const conflistFile = "10-clusterctl.conflist"
 type Config struct {
 	Agent hostconfig.NodeAgent
 	Nodes coreinformers.NodeInformer // of all nodes; started by the caller
+	// CIDRs are networks that services get addresses of beside the configured ones;
+	// nil: there are none. Started by the caller.
+	CIDRs networkinginformers.ServiceCIDRInformer
 	Log   *slog.Logger
 	// After is closed once the services' rules are in place. The CNI
 	// configuration, and with it the node's readiness for pods, waits for
@@ -75,11 +79,17 @@ func Run(ctx context.Context, config Config) error {
 		return fmt.Errorf("watch nodes: %w", err)
 	}
 	defer func() { _ = informer.RemoveEventHandler(registration) }()
+	if config.CIDRs != nil {
+		added, err := config.CIDRs.Informer().AddEventHandler(OnServiceRanges(wake))
+		if err != nil {
+			return fmt.Errorf("watch services' networks: %w", err)
+		}
+		defer func() { _ = config.CIDRs.Informer().RemoveEventHandler(added) }()
+	}
 	if err := watchRoutes(ctx.Done(), wake); err != nil {
 		return err
 	}
 	filters := map[family]*rules{}
-	services := map[family]netip.Prefix{}
 	pods, err := hostconfig.ParseNetworks(config.Agent.Cluster.PodCIDR)
 	if err != nil {
 		return fmt.Errorf("pod networks: %w", err)
@@ -87,11 +97,6 @@ func Run(ctx context.Context, config Config) error {
 	for _, network := range pods {
 		f := familyOf(network.Addr())
 		filters[f] = &rules{family: f, pods: network}
-	}
-	if ranges, err := hostconfig.ParseNetworks(config.Agent.Cluster.ServiceCIDR); err == nil {
-		for _, network := range ranges {
-			services[familyOf(network.Addr())] = network
-		}
 	}
 	if !cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
 		return nil
@@ -105,7 +110,7 @@ func Run(ctx context.Context, config Config) error {
 			}
 		}()
 	}
-	keeper := &keeper{config: config, rules: filters, services: services}
+	keeper := &keeper{config: config, rules: filters}
 	var retry time.Duration
 	for {
 		wait := resync
@@ -130,10 +135,9 @@ func Run(ctx context.Context, config Config) error {
 
 // keeper makes the host's network the way the cluster wants it.
 type keeper struct {
-	config   Config
-	rules    map[family]*rules // of the families that the cluster's pods have
-	services map[family]netip.Prefix
-	cidrs    []netip.Prefix // as last configured, to log changes of them only
+	config Config
+	rules  map[family]*rules // of the families that the cluster's pods have
+	cidrs  []netip.Prefix    // as last configured, to log changes of them only
 }
 
 func (k *keeper) reconcile() error {
@@ -144,7 +148,7 @@ func (k *keeper) reconcile() error {
 	}
 	outer, own := k.ownAddresses()
 	want := draw(nodes, agent.NodeName, outer, own, k.config.Log)
-	want.ServiceCIDR = k.services
+	want.Services = ServiceRanges(agent.Cluster.ServiceCIDR, k.config.CIDRs)
 	settings, err := hostSysctls(k.rules[ipv6] != nil)
 	errs := []error{err, setSysctls(agent.StateDir, settings, k.config.Log)}
 	if !want.PodCIDR[outer].IsValid() {

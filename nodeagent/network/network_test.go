@@ -21,7 +21,10 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
 )
 
 var silent = slog.New(slog.DiscardHandler)
@@ -58,6 +61,32 @@ func nets(texts ...string) map[family]netip.Prefix {
 		found[familyOf(netip.MustParsePrefix(text).Addr())] = netip.MustParsePrefix(text)
 	}
 	return found
+}
+
+func ranges(texts ...string) []netip.Prefix {
+	var list []netip.Prefix
+	for _, text := range texts {
+		list = append(list, netip.MustParsePrefix(text))
+	}
+	return list
+}
+
+func TestServiceRanges(t *testing.T) {
+	factory := informers.NewSharedInformerFactory(fake.NewClientset(), 0)
+	cidrs := factory.Networking().V1().ServiceCIDRs()
+	if got := fmt.Sprint(ServiceRanges("10.96.0.0/16,fd00:b::/112", nil)); got != "[10.96.0.0/16 fd00:b::/112]" {
+		t.Errorf("got %s, want those of the configuration", got)
+	}
+	for name, networks := range map[string][]string{"kubernetes": {"10.96.0.0/16", "fd00:b::/112"}, "more": {"10.97.0.0/24"}} {
+		err := cidrs.Informer().GetStore().Add(&networkingv1.ServiceCIDR{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: networks}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := fmt.Sprint(ServiceRanges("10.96.0.0/16,fd00:b::/112", cidrs)); got != "[10.96.0.0/16 10.97.0.0/24 fd00:b::/112]" {
+		t.Errorf("got %s, want each network once", got)
+	}
 }
 
 func TestDraw(t *testing.T) {
@@ -115,7 +144,7 @@ func TestOverlayOverIPv6(t *testing.T) {
 	inNamespace(t)
 	addSecond(t, "fd00::1/64", 0)
 	far, near := netip.MustParseAddr("fd00:9::2"), netip.MustParseAddr("fd00::3")
-	want := picture{Outer: ipv6, Address: addrs("fd00::1"), PodCIDR: nets("fd00:a::/64"), ServiceCIDR: nets("fd00:b::/112"), Peers: []peer{
+	want := picture{Outer: ipv6, Address: addrs("fd00::1"), PodCIDR: nets("fd00:a::/64"), Services: ranges("fd00:b::/112"), Peers: []peer{
 		{addrs(far.String()), nets("fd00:a:0:1::/64")}, {addrs(near.String()), nets("fd00:a:0:2::/64")}}}
 	index := 0
 	for range 2 { // the second time nothing changes
@@ -400,7 +429,7 @@ func TestOverlayFollowsThePicture(t *testing.T) {
 	}
 	var index int
 	for _, test := range tests {
-		picture := picture{Outer: ipv4, Address: addrs("10.0.0.1", "fd00::1"), Peers: test.peers, PodCIDR: nets("10.244.0.0/24"), ServiceCIDR: nets("10.96.0.0/16", "fd00:b::/112")}
+		picture := picture{Outer: ipv4, Address: addrs("10.0.0.1", "fd00::1"), Peers: test.peers, PodCIDR: nets("10.244.0.0/24"), Services: ranges("10.96.0.0/16", "fd00:b::/112")}
 		if test.six {
 			picture.PodCIDR = nets("10.244.0.0/24", "fd00:a::/64")
 		}
@@ -431,7 +460,7 @@ func TestOverlayFollowsThePicture(t *testing.T) {
 
 func TestVainNeighboursGo(t *testing.T) {
 	inNamespace(t)
-	want := picture{Outer: ipv4, Address: addrs("10.0.0.1"), PodCIDR: nets("10.244.0.0/24"), ServiceCIDR: nets("10.96.0.0/16")}
+	want := picture{Outer: ipv4, Address: addrs("10.0.0.1"), PodCIDR: nets("10.244.0.0/24"), Services: ranges("10.96.0.0/16")}
 	if _, err := reconcileOverlay(want, false, silent); err != nil {
 		t.Fatal(err)
 	}

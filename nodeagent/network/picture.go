@@ -24,9 +24,9 @@ type picture struct {
 	PodCIDR map[family]netip.Prefix // of the node's pods; empty until it is assigned
 	Peers   []peer                  // sorted by outer address
 
-	// ServiceCIDR holds the addresses of services. What is sent there is
+	// Services are the networks of services' addresses. What is sent there is
 	// rewritten before it leaves; but it needs a route until then.
-	ServiceCIDR map[family]netip.Prefix
+	Services []netip.Prefix
 }
 
 // peer is another node, and the pods behind it.

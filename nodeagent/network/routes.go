@@ -44,7 +44,10 @@ func wantedRoutes(want picture, f family, overlay netlink.Link, always bool) []*
 			LinkIndex: overlay.Attrs().Index, Gw: gate(pods).AsSlice(), Src: gate(own).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
 		}, pods)
 	}
-	if services := want.ServiceCIDR[f]; services.IsValid() {
+	for _, services := range want.Services {
+		if familyOf(services.Addr()) != f {
+			continue
+		}
 		route := &netlink.Route{LinkIndex: overlay.Attrs().Index, Src: gate(own).AsSlice()}
 		if f == ipv4 {
 			route.Scope = netlink.SCOPE_LINK

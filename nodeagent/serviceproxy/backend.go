@@ -19,6 +19,8 @@ type backend interface {
 	// intact tells whether others have left the rules alone. What can be mended
 	// without looking at services is mended.
 	intact() (bool, error)
+	// relay has the next apply go by another layout of the same family.
+	relay(l layout)
 	// forget makes the next apply go by what the kernel has.
 	forget()
 	// remove takes all rules away.
@@ -40,7 +42,7 @@ type change struct{ old, new []servicePort }
 type layout struct {
 	family   family
 	pods     netip.Prefix
-	services netip.Prefix   // invalid: none known
+	services []netip.Prefix // of the family
 	nodeNets []netip.Prefix // of this node's addresses that node ports are reached at; empty: all
 }
 

@@ -209,6 +209,9 @@ func (k *iptablesBackend) intact() (bool, error) {
 // mode implements backend.
 func (k *iptablesBackend) mode() string { return hostconfig.ProxyIptables }
 
+// relay implements backend.
+func (k *iptablesBackend) relay(l layout) { k.layout, k.known = l, false }
+
 // forget implements backend.
 func (k *iptablesBackend) forget() { k.known = false }
 

@@ -2,6 +2,7 @@ package serviceproxy
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
@@ -21,8 +23,9 @@ import (
 
 // fickle is a back end that fails as long as it is told to.
 type fickle struct {
-	err   error
-	given map[string]change // the last time that it did not fail
+	err    error
+	layout layout            // as last told
+	given  map[string]change // the last time that it did not fail
 }
 
 func (f *fickle) apply(_ map[string][]servicePort, changes map[string]change) (bool, error) {
@@ -32,6 +35,7 @@ func (f *fickle) apply(_ map[string][]servicePort, changes map[string]change) (b
 	return true, f.err
 }
 func (*fickle) intact() (bool, error) { return true, nil }
+func (f *fickle) relay(l layout)      { f.layout = l }
 func (*fickle) forget()               {}
 func (*fickle) remove() error         { return nil }
 func (*fickle) mode() string          { return hostconfig.ProxyNftables }
@@ -51,7 +55,8 @@ func TestMetersFollowChanges(t *testing.T) {
 	client := fake.NewClientset(service(internalLocal), away, node)
 	factory := informers.NewSharedInformerFactory(client, 0)
 	config := Config{
-		Agent:    hostconfig.NodeAgent{NodeName: here.node},
+		Agent:    hostconfig.NodeAgent{NodeName: here.node, Cluster: hostconfig.Cluster{ServiceCIDR: "10.96.0.0/16"}},
+		CIDRs:    factory.Networking().V1().ServiceCIDRs(),
 		Services: factory.Core().V1().Services(),
 		Slices:   factory.Discovery().V1().EndpointSlices(),
 		Nodes:    factory.Core().V1().Nodes(),
@@ -117,6 +122,22 @@ func TestMetersFollowChanges(t *testing.T) {
 	want("moved",
 		`kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} 1`,
 		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="internal"} 0`)
+
+	more := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.97.0.0/24", "fd00:97::/112"}}}
+	if _, err := client.NetworkingV1().ServiceCIDRs().Create(ctx, more, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-dirt.wake:
+	case <-time.After(time.Minute):
+		t.Fatal("the new network went unnoticed")
+	}
+	if err := p.sync(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(backend.layout.services); got != "[10.96.0.0/16 10.97.0.0/24]" {
+		t.Errorf("the back end goes by services in %s, want the new network, too", got)
+	}
 }
 
 func TestTriggersThatSayNothing(t *testing.T) {

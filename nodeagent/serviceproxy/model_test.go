@@ -26,7 +26,7 @@ var updateGolden = flag.Bool("update", false, "write the golden files anew")
 var here = self{node: "here", zone: "west"}
 
 var testLayout = layout{
-	pods: netip.MustParsePrefix("10.244.0.0/16"), services: netip.MustParsePrefix("10.96.0.0/16"),
+	pods: netip.MustParsePrefix("10.244.0.0/16"), services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
 }
 
 // buildModel returns the ports of all services, sorted by name. The slices are

@@ -217,6 +217,10 @@ func (n *nftablesBackend) intact() (bool, error) {
 // mode implements backend.
 func (n *nftablesBackend) mode() string { return hostconfig.ProxyNftables }
 
+// relay implements backend. The table is made anew in one go: its layout has another
+// fingerprint.
+func (n *nftablesBackend) relay(l layout) { n.layout, n.ledger = l, nil }
+
 // forget implements backend.
 func (n *nftablesBackend) forget() { n.ledger = nil }
 

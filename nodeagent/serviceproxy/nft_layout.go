@@ -173,9 +173,9 @@ func (l layout) chains() []baseChain {
 	unreachable := [][]expr.Any{join(started, look(setUnreachable))}
 	unknown := [][]expr.Any{join(started, l.load(l.destination(), l.clusterIP()),
 		[]expr.Any{&expr.Lookup{SourceRegister: l.clusterIP(), SetName: setClusterIPs}, &expr.Verdict{Kind: expr.VerdictGoto, Chain: nftReject}})}
-	if l.services.IsValid() {
+	for _, network := range l.services {
 		// Of services that are not known yet: who tries again will be served.
-		unknown = append(unknown, join(started, l.within(l.destination(), l.services, expr.CmpOpEq),
+		unknown = append(unknown, join(started, l.within(l.destination(), network, expr.CmpOpEq),
 			[]expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}))
 	}
 	nodePorts := func(set string) [][]expr.Any {

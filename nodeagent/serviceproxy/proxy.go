@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
@@ -29,7 +29,10 @@ type Config struct {
 	Services coreinformers.ServiceInformer
 	Slices   discoveryinformers.EndpointSliceInformer
 	Nodes    coreinformers.NodeInformer // for this node's zone and addresses
-	Log      *slog.Logger
+	// CIDRs are networks that services get addresses of beside the configured ones;
+	// nil: there are none.
+	CIDRs networkinginformers.ServiceCIDRInformer
+	Log   *slog.Logger
 	// Applied is called once, when the rules for what the cluster has are in
 	// place; nil: nobody waits for that.
 	Applied func()
@@ -128,13 +131,16 @@ func layoutsOf(agent hostconfig.NodeAgent) ([]layout, error) {
 	}
 	for _, pods := range networks {
 		l := layout{family: family(pods.Addr().Is6()), pods: pods}
-		if nets := prefixes(strings.Split(agent.Cluster.ServiceCIDR, ","), l.family); len(nets) > 0 {
-			l.services = nets[0]
-		}
 		l.nodeNets = prefixes(agent.ServiceProxy.NodePortAddresses, l.family)
 		all = append(all, l)
 	}
 	return all, nil
+}
+
+// servicesOf are the networks of a family that services have addresses of.
+func servicesOf(config Config, f family) []netip.Prefix {
+	all := network.ServiceRanges(config.Agent.Cluster.ServiceCIDR, config.CIDRs)
+	return slices.DeleteFunc(all, func(p netip.Prefix) bool { return !f.has(p.Addr()) })
 }
 
 // watch marks what changes and may matter.
@@ -173,10 +179,11 @@ func watch(config Config, dirt *dirt, meters *meters) (synced []cache.DoneChecke
 			f()
 		}
 	}
-	for _, source := range []struct {
+	type source struct {
 		informer cache.SharedIndexInformer
 		handler  cache.ResourceEventHandler
-	}{
+	}
+	sources := []source{
 		{config.Services.Informer(), dirt.handler(services, func(any, any) { meters.services.add() })},
 		{config.Slices.Informer(), dirt.handler(ofService, func(old, new any) {
 			before, _ := old.(*discoveryv1.EndpointSlice)
@@ -184,7 +191,11 @@ func watch(config Config, dirt *dirt, meters *meters) (synced []cache.DoneChecke
 			meters.sliceChanged(before, after)
 		})},
 		{config.Nodes.Informer(), own},
-	} {
+	}
+	if config.CIDRs != nil {
+		sources = append(sources, source{config.CIDRs.Informer(), network.OnServiceRanges(func() { dirt.add() })})
+	}
+	for _, source := range sources {
 		registration, err := source.informer.AddEventHandler(source.handler)
 		if err != nil {
 			stop()
@@ -285,6 +296,10 @@ func (p *proxy) update(ctx context.Context, h *half, names map[string]struct{}, 
 				here.address = address
 			}
 		}
+	}
+	if services := servicesOf(p.config, h.layout.family); !slices.Equal(services, h.layout.services) {
+		h.layout.services = services
+		h.chosen.relay(h.layout)
 	}
 	changes, err := h.compute(p.config, here, names, all)
 	if err != nil {

@@ -92,10 +92,10 @@ func (w *world) addIPv6(mode string) {
 			w.t.Skipf("no IPv6 here: %v", err)
 		}
 	}
-	l := layout{family: ipv6, pods: netip.MustParsePrefix("fd00:10:244::/56"), services: netip.MustParsePrefix("fd00:10:96::/112")}
+	l := layout{family: ipv6, pods: netip.MustParsePrefix("fd00:10:244::/56"), services: []netip.Prefix{netip.MustParsePrefix("fd00:10:96::/112")}}
 	w.must(netnstest.Within(w.node, func() error {
 		w.ports, w.backend = nil, w.newBackend(mode, l)
-		services := &net.IPNet{IP: l.services.Addr().AsSlice(), Mask: net.CIDRMask(l.services.Bits(), 128)}
+		services := &net.IPNet{IP: l.services[0].Addr().AsSlice(), Mask: net.CIDRMask(l.services[0].Bits(), 128)}
 		return netnstest.AddressAndRoute("cctl0", "fd00:10:244::1/64", "fd00:10:244::99", services)
 	}))
 }

@@ -103,9 +103,33 @@ func (c *Claims) Prepare(ctx context.Context, pod *v1.Pod) error {
 		}
 		fetched = append(fetched, claim)
 	}
+	if err := c.reachable(pod.UID, fetched); err != nil {
+		return err
+	}
 	for _, claim := range fetched {
 		if err := c.prepare(ctx, pod.UID, claim); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// reachable wants the drivers of the claims that the pod does not use yet to be
+// there, all of them before any is asked: what a driver that never was on the node
+// was not asked to prepare, it need not be waited for to undo.
+func (c *Claims) reachable(pod types.UID, claims []*resourcev1.ResourceClaim) error {
+	for _, claim := range claims {
+		c.mu.Lock()
+		one := c.claims[types.NamespacedName{Namespace: claim.Namespace, Name: claim.Name}]
+		used := one != nil && slices.Contains(one.Pods, pod)
+		c.mu.Unlock()
+		if used {
+			continue
+		}
+		for _, r := range claim.Status.Allocation.Devices.Results {
+			if !c.drivers.known(r.Driver) {
+				return fmt.Errorf("DRA driver %s is not registered", r.Driver)
+			}
 		}
 	}
 	return nil

@@ -260,6 +260,10 @@ func TestPrepareRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %s", claim, err, want)
 		}
 	}
+	// Nothing was asked of the driver that is not there, and nothing need be undone.
+	if err := c.Unprepare(t.Context(), "a"); err != nil || len(c.Pods()) != 0 {
+		t.Errorf("left %v, %v", c.Pods(), err)
+	}
 }
 
 func TestFailuresOfDriversAreTriedAgain(t *testing.T) {

@@ -210,6 +210,13 @@ func (d *Drivers) Run(ctx context.Context) error {
 	return nil
 }
 
+// known says whether a driver is registered.
+func (d *Drivers) known(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.drivers[name]) > 0
+}
+
 // call asks the newest process of a driver that is there.
 func (d *Drivers) call(ctx context.Context, name, method string, request, response any) error {
 	d.mu.Lock()

@@ -115,6 +115,17 @@ func (r *trial) create(t *testing.T) map[string]any {
 		r.want(t, http.StatusOK, http.MethodPatch, r.itself()+"/status", r.Status, "application/merge-patch+json")
 	}
 	r.stored = r.want(t, http.StatusOK, http.MethodGet, r.itself(), nil)
+	if r.gvr.Resource == "customresourcedefinitions" {
+		// What of it may change is another thing once it is served.
+		eventually(t, "the definition to be established", func(context.Context) (bool, error) {
+			r.stored = r.want(t, http.StatusOK, http.MethodGet, r.itself(), nil)
+			conditions, _ := at(r.stored, "status", "conditions").([]any)
+			return slices.ContainsFunc(conditions, func(c any) bool {
+				condition, _ := c.(map[string]any)
+				return condition["type"] == "Established" && condition["status"] == "True"
+			}), nil
+		})
+	}
 	return created
 }
 

@@ -263,14 +263,13 @@ func (a *Agent) Wake(uid types.UID) {
 	}
 }
 
-// stirred makes the pod's worker ask the runtime again, unless all that is new is
-// the run that has ended.
-func (a *Agent) stirred(uid types.UID, ended *runtime.Container) {
+// stirred tells the pod's worker what was heard of it from the runtime.
+func (a *Agent) stirred(uid types.UID, news runtime.News) {
 	a.mu.Lock()
 	w := a.workers[uid]
 	a.mu.Unlock()
 	if w != nil {
-		w.stirred(ended)
+		w.stirred(news)
 	}
 }
 

@@ -70,7 +70,7 @@ func (w *worker) readMessages(actual *runtime.Pod) {
 			message = w.message(run)
 			w.messages[run.ID] = message
 		}
-		if message != "" {
+		if message != "" && message != run.Message { // what others read has it
 			run.Message = message
 		}
 	}

@@ -153,7 +153,8 @@ func TestARuntimeClassNamesItsHandler(t *testing.T) {
 	run := func(class *string) error {
 		pod := testPod("Always")
 		pod.Spec.RuntimeClassName = class
-		return newWorker(a, pod, false).runSandbox(t.Context(), pod, 0)
+		_, err := newWorker(a, pod, false).runSandbox(t.Context(), pod, 0)
+		return err
 	}
 	none, lost := "", "lost"
 	for _, class := range []*string{nil, &none, classOf(t, b, "class", "handler")} {

@@ -36,6 +36,10 @@ const (
 	faultLongest = 30 * time.Second
 )
 
+// outcome adds what an operation has changed to what the runtime was seen to hold
+// before, which stays as it is. It is nil if there is nothing, or it is not known.
+type outcome func(before *runtime.Pod) *runtime.Pod
+
 // begin starts the action in the background. w.mu is held.
 func (w *worker) begin(ctx context.Context, s *Situation, action Action) {
 	key := action.Key()
@@ -66,11 +70,11 @@ func (w *worker) begin(ctx context.Context, s *Situation, action Action) {
 	mounted := w.mounted
 	w.agent.wg.Go(func() {
 		defer cancel()
-		err := w.perform(ctx, s, action, mounted)
+		came, err := w.perform(ctx, s, action, mounted)
 		if err != nil && ctx.Err() != nil {
 			err = ctx.Err() // called off
 		}
-		w.finish(o, err)
+		w.finish(o, came, err)
 	})
 }
 
@@ -88,24 +92,29 @@ func (w *worker) background(ctx context.Context, key string, do func(context.Con
 	w.operations[key] = o
 	w.agent.wg.Go(func() {
 		defer cancel()
-		w.finish(o, do(ctx))
+		w.finish(o, nil, do(ctx))
 	})
 }
 
-// finish records how an operation ended and looks again.
-func (w *worker) finish(o *operation, err error) {
+// finish records how an operation ended, and what came of it, and looks again.
+func (w *worker) finish(o *operation, came outcome, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer w.poke()
 	a, key := o.action, o.action.Key()
+	over := w.operations[key] == o // or another took over
+	if over {
+		delete(w.operations, key)
+	}
 	if a.Verb.stirs() {
 		w.finished++
-		w.forget()
+		if err != nil || !over {
+			came = nil
+		}
+		w.learn(came)
 	}
-	if w.operations[key] == o {
-		delete(w.operations, key)
-	} else {
-		return // another took over
+	if !over {
+		return
 	}
 	if a.Verb == Start {
 		w.remember(a.Container).Fault = nil
@@ -153,34 +162,36 @@ func (w *worker) remember(container string) *History {
 	return w.history[container]
 }
 
-// perform does the action. It may take long; w.mu is not held.
-func (w *worker) perform(ctx context.Context, s *Situation, action Action, mounted *volumes.Mounted) error {
+// perform does the action, and says what that has changed of what the runtime
+// holds, as far as it knows. It may take long; w.mu is not held.
+func (w *worker) perform(ctx context.Context, s *Situation, action Action, mounted *volumes.Mounted) (outcome, error) {
 	a, rt := w.agent, w.agent.Config.Runtime
+	without := func(p *runtime.Pod) *runtime.Pod { return p.Without(action.ID) }
 	switch action.Verb {
 	case Prepare:
-		return w.prepare(ctx, s)
+		return nil, w.prepare(ctx, s)
 	case RunSandbox:
 		return w.runSandbox(ctx, s.Pod, action.Attempt)
 	case Start:
 		return w.start(ctx, s, action, mounted)
 	case PreStop:
-		return w.preStop(ctx, s, action)
+		return nil, w.preStop(ctx, s, action)
 	case Stop:
 		return w.stop(ctx, s, action)
 	case StopSandbox:
 		defer a.ends.take(ctx)()
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
-		return rt.StopPodSandbox(ctx, action.ID)
+		return func(p *runtime.Pod) *runtime.Pod { return p.Stopped(action.ID) }, rt.StopPodSandbox(ctx, action.ID)
 	case RemoveSandbox:
 		// Behind those that are to end: what is left of the others can wait.
 		defer a.ends.take(ctx)()
-		return rt.RemovePodSandbox(ctx, action.ID)
+		return without, rt.RemovePodSandbox(ctx, action.ID)
 	case Remove:
-		return rt.RemoveContainer(ctx, action.ID)
+		return without, rt.RemoveContainer(ctx, action.ID)
 	case Resize:
-		return w.resize(ctx, s)
+		return nil, w.resize(ctx, s)
 	case Teardown:
 		a.Objects.Release(w.uid)
 		a.images.Forget(s.Pod)
@@ -188,9 +199,18 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 		if err == nil {
 			a.users.release(w.uid)
 		}
-		return err
+		return nil, err
 	}
-	return nil
+	return nil, nil
+}
+
+// look observes one container of the pod. What cannot be observed is not known.
+func (w *worker) look(ctx context.Context, sandbox, id string) outcome {
+	run, err := w.agent.Config.Runtime.Container(ctx, sandbox, id)
+	if err != nil {
+		return nil
+	}
+	return func(p *runtime.Pod) *runtime.Pod { return p.With(run) }
 }
 
 func (w *worker) prepare(ctx context.Context, s *Situation) error {
@@ -238,7 +258,7 @@ func (w *worker) refuse(reason, message string) {
 	w.refused = &refusal{reason, message}
 }
 
-func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) error {
+func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) (outcome, error) {
 	if attempt > 0 {
 		w.agent.event(pod, "", v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
@@ -247,17 +267,18 @@ func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) er
 		if ctx.Err() == nil {
 			w.agent.event(pod, "", v1.EventTypeWarning, "FailedCreatePodSandBox", fmt.Sprintf("Failed to create pod sandbox: %v", err))
 		}
-		return err
+		return nil, err
 	}
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
-		return fmt.Errorf("make log directory: %w", err)
+		return nil, fmt.Errorf("make log directory: %w", err)
 	}
 	defer w.agent.sandboxes.take(ctx)()
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
-	err = steadily(ctx, func(ctx context.Context) error {
-		_, err := w.agent.Config.Runtime.RunPodSandbox(ctx, config, handler)
+	var id string
+	err = steadily(ctx, func(ctx context.Context) (err error) {
+		id, err = w.agent.Config.Runtime.RunPodSandbox(ctx, config, handler)
 		return err
 	})
 	w.agent.Metrics.PodSandbox(config.Linux.SecurityContext.NamespaceOptions.UsernsOptions != nil, err)
@@ -265,9 +286,13 @@ func (w *worker) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) er
 		if ctx.Err() == nil {
 			w.agent.event(pod, "", v1.EventTypeWarning, "FailedCreatePodSandBox", fmt.Sprintf("Failed to create pod sandbox: %v", err))
 		}
-		return fmt.Errorf("run sandbox: %w", err)
+		return nil, fmt.Errorf("run sandbox: %w", err)
 	}
-	return nil
+	sandbox, err := w.agent.Config.Runtime.Sandbox(ctx, id)
+	if err != nil {
+		return nil, nil // it is there, and is observed with the rest
+	}
+	return func(p *runtime.Pod) *runtime.Pod { return p.WithSandbox(sandbox) }, nil
 }
 
 // sandbox is what the runtime has to know to make the pod's sandbox, and which of
@@ -319,11 +344,11 @@ func (w *worker) preStop(ctx context.Context, s *Situation, action Action) error
 
 // stop runs the preStop hook, unless that was done, and stops the container, both
 // within its grace.
-func (w *worker) stop(ctx context.Context, s *Situation, action Action) error {
+func (w *worker) stop(ctx context.Context, s *Situation, action Action) (outcome, error) {
 	a, began := w.agent, time.Now()
 	if !action.Hooked {
 		if err := w.preStop(ctx, s, action); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	left := max(action.Grace-time.Since(began), minimumGrace)
@@ -332,17 +357,39 @@ func (w *worker) stop(ctx context.Context, s *Situation, action Action) error {
 		// them in the time that it gives itself, and then does them one by one.
 		defer a.stops.take(ctx)()
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 	err := a.Config.Runtime.StopContainer(ctx, action.ID, int64((left+time.Second-1)/time.Second))
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
 	if runtime.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return w.lookAtEnd(ctx, action.ID), nil
+}
+
+// lookAtEnd observes a container that was stopped, unless its end was heard of.
+func (w *worker) lookAtEnd(ctx context.Context, id string) outcome {
+	w.mu.Lock()
+	actual := w.actual
+	w.mu.Unlock()
+	if actual == nil {
 		return nil
 	}
-	return err
+	for _, run := range actual.Containers {
+		if run.ID == id && run.State == runtime.Exited {
+			return func(p *runtime.Pod) *runtime.Pod { return p }
+		}
+		if run.ID == id {
+			return w.look(ctx, run.SandboxID, id)
+		}
+	}
+	return nil
 }
 
 // patchStatus sends what differs between the status that the API has and the

@@ -25,11 +25,11 @@ func (f *startFault) Unwrap() error { return f.err }
 
 // start pulls the image, makes the container, starts it and runs its
 // postStart hook.
-func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted *volumes.Mounted) error {
+func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted *volumes.Mounted) (outcome, error) {
 	a, pod := w.agent, withAddresses(s)
 	c, target := find(pod, action.Container)
 	if c == nil {
-		return fmt.Errorf("the pod has no container %q", action.Container)
+		return nil, fmt.Errorf("the pod has no container %q", action.Container)
 	}
 	report := func(kind, reason, message string) {
 		if reason == images.Pulling {
@@ -49,11 +49,11 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 	sandbox := s.Actual.Sandbox()
 	sandboxConfig, err := a.sandboxConfig(ctx, pod, sandbox.Attempt)
 	if err != nil {
-		return fault(reasonConfig, err)
+		return nil, fault(reasonConfig, err)
 	}
 	image, err := a.images.Ensure(ctx, pod, c, sandboxConfig, w.pullSecrets(ctx, pod), report)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	attempt := action.Attempt
 	if s.Actual.Latest(c.Name) == nil {
@@ -61,7 +61,7 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 	}
 	config, err := a.containerConfig(ctx, pod, c, attempt, image, s.podIPs(), mounted)
 	if err != nil {
-		return fault(reasonConfig, err)
+		return nil, fault(reasonConfig, err)
 	}
 	if target != "" {
 		if run := s.Actual.Latest(target); run != nil {
@@ -71,28 +71,28 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 	}
 	if a.Guard != nil {
 		if err := a.Guard(ctx, pod); err != nil {
-			return fault(reasonCreate, err)
+			return nil, fault(reasonCreate, err)
 		}
 	}
 	done := a.starts.take(ctx)
 	id, err := a.Config.Runtime.CreateContainer(ctx, sandbox.ID, config, sandboxConfig)
 	if err != nil {
 		done()
-		return fault(reasonCreate, err)
+		return nil, fault(reasonCreate, err)
 	}
 	w.started(c.Name, resourcesOf(pod))
 	report(v1.EventTypeNormal, "Created", "Container created")
 	err = steadily(ctx, func(ctx context.Context) error { return a.Config.Runtime.StartContainer(ctx, id) })
 	done()
 	if err != nil {
-		return fault(reasonRun, err)
+		return nil, fault(reasonRun, err)
 	}
 	a.Metrics.ContainerStarted(kindOf(pod, c.Name), "")
 	report(v1.EventTypeNormal, "Started", "Container started")
 	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
 		if err := a.hook(ctx, pod, c, c.Lifecycle.PostStart, id, s.podIPs()); err != nil {
 			if ctx.Err() != nil {
-				return ctx.Err()
+				return nil, ctx.Err()
 			}
 			report(v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 			grace := int64(30)
@@ -103,10 +103,10 @@ func (w *worker) start(ctx context.Context, s *Situation, action Action, mounted
 			if stop := a.Config.Runtime.StopContainer(ctx, id, max(grace, 2)); stop != nil {
 				w.logger.Warn("cannot stop a container whose postStart hook failed", "container", c.Name, "error", stop)
 			}
-			return &startFault{reasonPostHook, err}
+			return nil, &startFault{reasonPostHook, err}
 		}
 	}
-	return nil
+	return w.look(ctx, sandbox.ID, id), nil
 }
 
 // pullSecrets are the pod's imagePullSecrets, as far as they are there.

@@ -45,10 +45,12 @@ type worker struct {
 	faults     map[string]Fault
 	delays     map[string]time.Duration // of faults, doubling
 	operations map[string]*operation
-	finished   uint64       // operations on the runtime so far: what was observed before one is out of date
-	actual     *runtime.Pod // as last observed; nil if it may have changed since
-	stirs      uint64       // times that it may have
-	later      *time.Timer  // pokes once an operation has had its moment; nil: none does
+	finished   uint64         // operations on the runtime so far: what was observed before one is out of date
+	actual     *runtime.Pod   // as last observed; nil if it may have changed since
+	stirs      uint64         // times that it may have
+	unheard    []runtime.News // that an operation under way may explain
+	puzzled    time.Time      // when the first of them was heard
+	later      *time.Timer    // pokes once an operation has had its moment; nil: none does
 	prepared   bool
 	refused    *refusal // the pod cannot be here
 	handler    *string  // of the pod's runtime class; nil: not asked for yet
@@ -96,49 +98,88 @@ func (w *worker) poke() {
 	}
 }
 
-// settling is how long news of the runtime wait for the operation that they are
-// most likely of: its end has the worker look anyway.
-const settling = 100 * time.Millisecond
+// How long news of the runtime wait for the operation that they are most likely of:
+// settling until the worker looks, for the operation's end has it look anyway;
+// explaining until it asks what they are about, for the operation knows.
+const (
+	settling   = 100 * time.Millisecond
+	explaining = time.Second
+)
 
 // forget has the next step observe the pod anew. w.mu is held.
-func (w *worker) forget() { w.actual, w.stirs = nil, w.stirs+1 }
+func (w *worker) forget() { w.actual, w.unheard, w.stirs = nil, nil, w.stirs+1 }
 
-// stirred tells the worker that the runtime has news of its pod: ended, if that is
-// not nil.
-func (w *worker) stirred(ended *runtime.Container) {
+// stirred tells the worker what was heard of its pod from the runtime.
+func (w *worker) stirred(news runtime.News) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if ended == nil || !w.noteEnd(*ended) {
-		w.forget()
+	if !w.hear(news) {
+		return
 	}
-	for _, o := range w.operations {
-		if o.action.Verb.stirs() {
-			if w.later == nil {
-				w.later = time.AfterFunc(settling, w.poke)
-			}
-			return
+	if w.stirring() {
+		if w.later == nil {
+			w.later = time.AfterFunc(settling, w.poke)
 		}
+		return
 	}
 	w.poke()
 }
 
-// noteEnd adds the end of a run to what was observed, and says whether it could:
-// not if the observation may be out of date in other things, or knows no such run,
-// or knows of its end already, from somebody who was asked. w.mu is held.
-func (w *worker) noteEnd(run runtime.Container) bool {
+// stirring says that an operation is under way that changes what the runtime
+// holds of the pod. w.mu is held.
+func (w *worker) stirring() bool {
+	for _, o := range w.operations {
+		if o.action.Verb.stirs() {
+			return true
+		}
+	}
+	return false
+}
+
+// hear adds news to what was observed, and says whether they were any. What cannot
+// be added has the runtime asked again, unless an operation under way explains it
+// soon. w.mu is held.
+func (w *worker) hear(news runtime.News) bool {
 	if w.actual == nil {
-		return false
+		w.forget() // what is being observed now may not have it
+		return true
 	}
-	i := slices.IndexFunc(w.actual.Containers, func(c runtime.Container) bool { return c.ID == run.ID })
-	if i < 0 || w.actual.Containers[i].State != runtime.Running {
+	switch known := news.Update(w.actual); {
+	case known == w.actual:
 		return false
+	case known != nil:
+		w.observed(known)
+	case w.stirring():
+		if len(w.unheard) == 0 {
+			w.puzzled = time.Now()
+		}
+		w.unheard = append(w.unheard, news)
+	default:
+		w.forget()
 	}
-	noted := *w.actual // others may be reading it
-	noted.Containers = slices.Clone(noted.Containers)
-	noted.Containers[i] = run
-	w.readMessages(&noted)
-	w.actual = &noted
 	return true
+}
+
+// observed takes what the runtime holds of the pod. Others may go on reading what
+// was observed before. w.mu is held.
+func (w *worker) observed(actual *runtime.Pod) {
+	w.readMessages(actual)
+	w.actual = actual
+}
+
+// learn takes what has come of an operation of the worker's own, and then what was
+// heard meanwhile; nil: it is not known. w.mu is held.
+func (w *worker) learn(came outcome) {
+	if came == nil || w.actual == nil {
+		w.forget()
+		return
+	}
+	w.observed(came(w.actual))
+	unheard := w.unheard
+	w.unheard = nil
+	for _, news := range unheard {
+		w.hear(news)
+	}
 }
 
 // update takes a newer version of the pod.
@@ -261,6 +302,9 @@ func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 	next = plan.Next
 	if next.IsZero() {
 		next = now.Add(time.Hour)
+	}
+	if len(w.unheard) > 0 {
+		next = earlier(next, w.puzzled.Add(explaining))
 	}
 	for _, action := range plan.Actions {
 		if unmapped != nil && action.Verb == Start {

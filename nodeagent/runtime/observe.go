@@ -3,7 +3,6 @@ package runtime
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -127,7 +126,6 @@ func (r *Runtime) Pod(ctx context.Context, uid types.UID) (*Pod, error) {
 		}
 		pod.Sandboxes = append(pod.Sandboxes, sandbox)
 	}
-	slices.SortStableFunc(pod.Sandboxes, func(a, b Sandbox) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	for _, c := range containers {
 		full, err := r.ContainerStatus(ctx, c.Id, false)
 		if IsNotFound(err) {
@@ -138,8 +136,31 @@ func (r *Runtime) Pod(ctx context.Context, uid types.UID) (*Pod, error) {
 		}
 		pod.Containers = append(pod.Containers, r.container(c.PodSandboxId, full.Status))
 	}
-	slices.SortStableFunc(pod.Containers, func(a, b Container) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	pod.sort()
 	return pod, nil
+}
+
+// Sandbox observes one sandbox.
+func (r *Runtime) Sandbox(ctx context.Context, id string) (Sandbox, error) {
+	full, err := r.PodSandboxStatus(ctx, id, false)
+	if err != nil {
+		return Sandbox{}, fmt.Errorf("read sandbox %s: %w", id, err)
+	}
+	s := full.Status
+	sandbox := Sandbox{ID: s.Id, Attempt: s.Metadata.GetAttempt(), Ready: s.State == criv1.PodSandboxState_SANDBOX_READY, CreatedAt: time.Unix(0, s.CreatedAt)}
+	if sandbox.Ready {
+		sandbox.IPs = sandboxIPs(s)
+	}
+	return sandbox, nil
+}
+
+// Container observes one container of a sandbox.
+func (r *Runtime) Container(ctx context.Context, sandbox, id string) (Container, error) {
+	full, err := r.ContainerStatus(ctx, id, false)
+	if err != nil {
+		return Container{}, fmt.Errorf("read container %s: %w", id, err)
+	}
+	return r.container(sandbox, full.Status), nil
 }
 
 // UIDs are the pods that the runtime holds anything of, with their names.

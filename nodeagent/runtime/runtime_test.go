@@ -2,7 +2,7 @@ package runtime
 
 import (
 	"log/slog"
-	"slices"
+	"maps"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -14,8 +14,8 @@ func TestDifferences(t *testing.T) {
 	before := map[string]summary{"same": {"a", 1}, "changed": {"b", 1}, "gone": {"c", 1}, "foreign": {"", 1}}
 	after := map[string]summary{"same": {"a", 1}, "changed": {"b", 2}, "new": {"d", 1}, "foreign": {"", 2}}
 	got := differences(before, after)
-	slices.Sort(got)
-	if want := []types.UID{"b", "c", "d"}; !slices.Equal(got, want) {
+	want := map[types.UID]map[string]int32{"b": {"changed": 2}, "c": {}, "d": {"new": 1}}
+	if !maps.EqualFunc(got, want, maps.Equal[map[string]int32, map[string]int32]) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

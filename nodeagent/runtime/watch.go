@@ -16,12 +16,10 @@ const (
 )
 
 // Watch calls changed with the pod of every change in the runtime until ctx
-// ends, and with the run that has ended if that is the change and all of it is
-// known; if it is nil, the runtime has to be asked. Watch listens to container
-// events and compares listings besides: seldom while events flow, once a second
-// while they do not. changed is called from one goroutine at a time and should
-// return quickly.
-func (r *Runtime) Watch(ctx context.Context, changed func(uid types.UID, ended *Container)) {
+// ends. It listens to container events and compares listings besides: seldom
+// while events flow, once a second while they do not. changed is called from one
+// goroutine at a time and should return quickly.
+func (r *Runtime) Watch(ctx context.Context, changed func(uid types.UID, news News)) {
 	events := make(chan *criv1.ContainerEventResponse, 100)
 	streaming := make(chan bool, 1)
 	go r.stream(ctx, events, streaming)
@@ -42,7 +40,7 @@ func (r *Runtime) Watch(ctx context.Context, changed func(uid types.UID, ended *
 			timer.Reset(0)
 		case event := <-events:
 			if uid := event.GetPodSandboxStatus().GetMetadata().GetUid(); uid != "" {
-				changed(types.UID(uid), r.ended(event))
+				changed(types.UID(uid), News{ID: event.ContainerId, Type: event.ContainerEventType, Ended: r.ended(event)})
 			} else {
 				timer.Reset(0) // an event without its pod: look for what changed
 			}
@@ -59,8 +57,8 @@ func (r *Runtime) Watch(ctx context.Context, changed func(uid types.UID, ended *
 			if r.observer != nil {
 				r.observer.Relisted(time.Now(), time.Since(began))
 			}
-			for _, uid := range differences(seen, now) {
-				changed(uid, nil)
+			for uid, listed := range differences(seen, now) {
+				changed(uid, News{Listed: listed})
 			}
 			seen = now
 			timer.Reset(period)
@@ -136,24 +134,25 @@ func (r *Runtime) summaries(ctx context.Context) (map[string]summary, error) {
 	return all, nil
 }
 
-// differences are the pods of which anything came, went or changed.
-func differences(before, after map[string]summary) []types.UID {
-	uids := map[types.UID]bool{}
+// differences are the pods of which anything came, went or changed, each with the
+// states of what there is of it now, by ID.
+func differences(before, after map[string]summary) map[types.UID]map[string]int32 {
+	pods := map[types.UID]map[string]int32{}
 	for id, a := range after {
 		if b, ok := before[id]; !ok || a != b {
-			uids[a.pod] = true
+			pods[a.pod] = map[string]int32{}
 		}
 	}
 	for id, b := range before {
 		if _, ok := after[id]; !ok {
-			uids[b.pod] = true
+			pods[b.pod] = map[string]int32{}
 		}
 	}
-	list := make([]types.UID, 0, len(uids))
-	for uid := range uids {
-		if uid != "" {
-			list = append(list, uid)
+	delete(pods, "")
+	for id, a := range after {
+		if states := pods[a.pod]; states != nil {
+			states[id] = a.state
 		}
 	}
-	return list
+	return pods
 }

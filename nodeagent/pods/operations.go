@@ -459,6 +459,9 @@ func (w *worker) deleteObject(ctx context.Context, pod *v1.Pod) error {
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete pod: %w", err)
 	}
+	w.mu.Lock()
+	w.deleted = true
+	w.mu.Unlock()
 	return nil
 }
 

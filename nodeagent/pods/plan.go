@@ -73,6 +73,7 @@ type Plan struct {
 	Actions []Action
 	Next    time.Time // zero: only when something changes
 	Waiting map[string]Fault
+	Closing bool // no container runs, and what the pod had besides is being taken away
 	Stopped bool // the pod has ended and nothing of it runs or is mounted
 	Purged  bool // the host holds nothing of the pod
 }
@@ -153,10 +154,12 @@ func (p *planner) end() {
 		}
 		// One that is not ready any more still has its address until its stop ends.
 		standing = standing || sandbox.Ready || !s.TornDown && s.Busy[stop.Key()]
+		p.plan.Closing = p.plan.Closing || s.Busy[stop.Key()]
 	}
 	if standing {
 		return
 	}
+	p.plan.Closing = true
 	if !s.TornDown {
 		p.do(Action{Verb: Teardown})
 		return
@@ -183,6 +186,28 @@ func (p *planner) end() {
 		p.plan.Purged = true
 		p.plan.Actions = append(p.plan.Actions, Action{Verb: Purge})
 	}
+}
+
+// shorten has the runtime stop and remove the sandbox of a pod that is deleted in
+// one go, which takes the network from it once instead of twice. It waits until the
+// API was told how the containers ended: afterwards nobody knows. If it cannot be
+// told, the sandbox is stopped at least.
+func shorten(actions []Action, s *Situation, told bool) []Action {
+	if isStatic(s.Pod) || s.Pod.DeletionTimestamp == nil && !s.Gone {
+		return actions
+	}
+	_, untold := s.Faults[statusKey]
+	var kept []Action
+	for _, a := range actions {
+		switch {
+		case a.Verb == StopSandbox && (told || s.Gone):
+			a.Verb = RemoveSandbox
+		case a.Verb == StopSandbox && !untold:
+			continue
+		}
+		kept = append(kept, a)
+	}
+	return kept
 }
 
 // stopContainers stops what runs and says whether anything does.

@@ -392,3 +392,34 @@ func TestRecursiveReadOnly(t *testing.T) {
 		}
 	}
 }
+
+// TestSandboxesOfDeletedPodsGoAtOnce, but not before the API knows how their
+// containers ended, if it can be told.
+func TestSandboxesOfDeletedPodsGoAtOnce(t *testing.T) {
+	now := metav1.Now()
+	living, deleted, static := testPod(v1.RestartPolicyAlways), testPod(v1.RestartPolicyAlways), testPod(v1.RestartPolicyAlways)
+	deleted.DeletionTimestamp, static.DeletionTimestamp = &now, &now
+	static.Annotations = map[string]string{annotationSource: "file"}
+	trouble := map[string]Fault{statusKey: {}}
+	stop, remove, other := Action{Verb: StopSandbox, ID: "s"}, Action{Verb: RemoveSandbox, ID: "s"}, Action{Verb: Remove, ID: "c"}
+	for _, c := range []struct {
+		name string
+		s    Situation
+		told bool
+		want []Action
+	}{
+		{"it has come to its end", Situation{Pod: living}, true, []Action{other, stop}},
+		{"it is deleted", Situation{Pod: deleted}, true, []Action{other, remove}},
+		{"the API does not know yet", Situation{Pod: deleted}, false, []Action{other}},
+		{"the API cannot be told", Situation{Pod: deleted, Faults: trouble}, false, []Action{other, stop}},
+		{"the API was told in the end", Situation{Pod: deleted, Faults: trouble}, true, []Action{other, remove}},
+		{"the API has it no more", Situation{Pod: living, Gone: true}, false, []Action{other, remove}},
+		{"its status is kept here", Situation{Pod: static}, true, []Action{other, stop}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := shorten([]Action{other, stop}, &c.s, c.told); !slices.Equal(got, c.want) {
+				t.Errorf("got %+v, want %+v", got, c.want)
+			}
+		})
+	}
+}

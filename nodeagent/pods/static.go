@@ -218,7 +218,7 @@ func (w *worker) reportStatic(ctx context.Context, status v1.PodStatus, told boo
 		return
 	}
 	if mirror := w.mirror; !told {
-		w.background(ctx, "status", func(ctx context.Context) error { return w.patchStatus(ctx, mirror, status) })
+		w.background(ctx, statusKey, func(ctx context.Context) error { return w.patchStatus(ctx, mirror, status) })
 	}
 }
 

@@ -61,6 +61,8 @@ type worker struct {
 	messages   map[string]string    // termination messages, by run
 	hooked     map[string]bool      // runs whose preStop hook was begun before their stop
 	pulled     bool                 // an image of the pod had to be pulled
+	closing    time.Time            // when its containers had ended, and the rest began to go
+	deleted    bool                 // the API does away with the pod, as soon as it has no finalizers
 }
 
 // operation is an action under way.
@@ -222,6 +224,18 @@ func (w *worker) contentsChanged() {
 	w.poke()
 }
 
+// lastWord is how long the sandbox and volumes of a pod whose containers have ended
+// may take to be gone before its status tells of that alone: the last status follows
+// in a moment, mostly.
+const lastWord = 10 * time.Second
+
+// sameContainers says that two statuses say the same of a pod's containers.
+func sameContainers(a, b v1.PodStatus) bool {
+	return equality.Semantic.DeepEqual(a.ContainerStatuses, b.ContainerStatuses) &&
+		equality.Semantic.DeepEqual(a.InitContainerStatuses, b.InitContainerStatuses) &&
+		equality.Semantic.DeepEqual(a.EphemeralContainerStatuses, b.EphemeralContainerStatuses)
+}
+
 // run steps until the host holds nothing of the pod, or ctx ends.
 func (w *worker) run(ctx context.Context) {
 	// What acts on the host is called off with the worker; a request to the API
@@ -306,6 +320,9 @@ func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 	if len(w.unheard) > 0 {
 		next = earlier(next, w.puzzled.Add(explaining))
 	}
+	status := Describe(s, &plan)
+	told := equality.Semantic.DeepEqual(status, w.pod.Status)
+	plan.Actions = shorten(plan.Actions, s, told)
 	for _, action := range plan.Actions {
 		if unmapped != nil && action.Verb == Start {
 			next = earlier(next, now.Add(2*time.Second))
@@ -324,8 +341,14 @@ func (w *worker) step(ctx, acting context.Context) (next time.Time, done bool) {
 		next = earlier(next, deadline)
 	}
 	w.tellBackOffs(&plan)
+	if plan.Closing && w.closing.IsZero() {
+		w.closing = now
+	}
+	if last := w.closing.Add(lastWord); plan.Closing && !plan.Stopped && now.Before(last) && sameContainers(status, w.pod.Status) {
+		return earlier(next, last), false
+	}
 	if !w.gone {
-		w.report(ctx, s, &plan)
+		w.report(ctx, s, &plan, status, told)
 	}
 	return next, false
 }
@@ -555,20 +578,25 @@ func (w *worker) refreshAt(s *Situation) time.Time {
 	return at
 }
 
-// report tells the API what changed, and that the pod has ended when it has.
-func (w *worker) report(ctx context.Context, s *Situation, plan *Plan) {
-	status := Describe(s, plan)
-	told := equality.Semantic.DeepEqual(status, w.pod.Status)
+// Keys of operations on the API.
+const (
+	statusKey = "status"
+	deleteKey = "delete"
+)
+
+// report tells the API the status, unless that was told, and that the pod has
+// ended when it has. w.mu is held.
+func (w *worker) report(ctx context.Context, s *Situation, plan *Plan, status v1.PodStatus, told bool) {
 	w.settled.Store(told && plan.Stopped)
 	if w.static {
 		w.reportStatic(ctx, status, told)
 		return
 	}
 	if !told {
-		w.background(ctx, "status", func(ctx context.Context) error { return w.patchStatus(ctx, s.Pod, status) })
+		w.background(ctx, statusKey, func(ctx context.Context) error { return w.patchStatus(ctx, s.Pod, status) })
 		return
 	}
-	if plan.Stopped && w.pod.DeletionTimestamp != nil {
-		w.background(ctx, "delete", func(ctx context.Context) error { return w.deleteObject(ctx, s.Pod) })
+	if plan.Stopped && w.pod.DeletionTimestamp != nil && !w.deleted {
+		w.background(ctx, deleteKey, func(ctx context.Context) error { return w.deleteObject(ctx, s.Pod) })
 	}
 }

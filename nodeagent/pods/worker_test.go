@@ -9,7 +9,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -170,11 +169,7 @@ func TestWhatOperationsDoIsKnown(t *testing.T) {
 	if sandbox := w.actual.Sandbox(); sandbox == nil || len(sandbox.IPs) == 0 {
 		t.Errorf("the sandbox is known as %+v", sandbox)
 	}
-	ended := pod.DeepCopy()
-	ended.DeletionTimestamp = &metav1.Time{Time: time.Now()}
-	w.update(ended)
-	until("stopped", func(p *runtime.Pod) bool { return len(p.Sandboxes) == 0 || !p.Sandboxes[0].Ready })
-	w.delete(ended)
+	w.delete(pod)
 	until("gone", (*runtime.Pod).Empty)
 	if got := cri.asked.Load(); got != 1 {
 		t.Errorf("the runtime was asked %d times, want 1", got)

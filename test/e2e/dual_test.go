@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/netnstest"
 	"clusterctl/nodeagent/policy/policytest"
 )
@@ -37,6 +39,7 @@ func TestDualStack(t *testing.T) {
 	t.Logf("up took %s", c.up(t).Round(100*time.Millisecond))
 	c.wantNodesReady(t, len(dualNodes))
 	w := c.familyWorld(t, "46", "10.96.0.10", dualNodes)
+	t.Run("certificates", w.testCertificates)
 	t.Run("links", w.testLinks)
 	t.Run("services", w.testServices)
 	t.Run("overlay", w.testOverlay)
@@ -145,6 +148,27 @@ func (w *familyWorld) reachesPods(t *testing.T) {
 	for _, pod := range w.pods {
 		for _, ip := range policytest.Addresses(pod) {
 			w.reaches(t, "pod "+pod.Name, ip.String(), 8080)
+		}
+	}
+}
+
+// testCertificates has agents serve with certificates of all their addresses: they
+// ask for those themselves, since inventories name one.
+func (w *familyWorld) testCertificates(t *testing.T) {
+	for node, list := range w.addresses {
+		for _, ip := range list {
+			eventually(t, time.Minute, fmt.Sprintf("a certificate of %s for %s", node, ip), func(ctx context.Context) error {
+				raw, err := policytest.Dial(w.networks[node], "tcp", net.JoinHostPort(ip, strconv.Itoa(hostconfig.PortNodeAgent)), 5*time.Second)
+				if err != nil {
+					return err
+				}
+				defer raw.Close()
+				conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true}) // whom it is for is all that counts here
+				if err := conn.HandshakeContext(ctx); err != nil {
+					return err
+				}
+				return conn.ConnectionState().PeerCertificates[0].VerifyHostname(ip)
+			})
 		}
 	}
 }

@@ -86,6 +86,8 @@ func TestDefaultPolicy(t *testing.T) {
 		{manager, "", "create discovery.k8s.io/endpointslices home", true},
 		{manager, "", "sign certificates.k8s.io/signers:kubernetes.io/kubelet-serving", true},
 		{manager, "", "update certificates.k8s.io/certificatesigningrequests/approval:c", true},
+		{manager, "", "approve certificates.k8s.io/signers:kubernetes.io/kubelet-serving", true},
+		{manager, "", "approve certificates.k8s.io/signers:kubernetes.io/kube-apiserver-client", false},
 		{manager, "", "escalate rbac.authorization.k8s.io/clusterroles:edit", true},
 		{"system:serviceaccount:kube-system:job-controller", "", "create core/pods home", true},
 		{"system:node:a", "system:nodes", "watch core/nodes", true},

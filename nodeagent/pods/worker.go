@@ -390,7 +390,7 @@ func (w *worker) situation(actual *runtime.Pod, now time.Time) *Situation {
 		Pod: w.pod, Actual: actual, Now: now, End: w.end, Gone: w.gone,
 		Probes: map[string]probes.Result{}, History: w.history, Faults: w.faults,
 		Busy: map[string]bool{}, Stopping: map[string]time.Time{}, Hooked: w.hooked,
-		NetworkReady: w.agent.NetworkReady(), Prepared: w.prepared, TornDown: w.tornDown,
+		NetworkReady: w.agent.NetworkReady(), Prepared: w.prepared && !w.lacksVolumes(), TornDown: w.tornDown,
 		HostIPs: w.agent.HostIPs(),
 	}
 	if w.allotment != nil {
@@ -558,6 +558,11 @@ func (w *worker) deadline() time.Time {
 		return time.Time{}
 	}
 	return w.pod.Status.StartTime.Add(time.Duration(*seconds) * time.Second)
+}
+
+// lacksVolumes says whether an ephemeral container uses a volume that none did before.
+func (w *worker) lacksVolumes() bool {
+	return w.mounted != nil && len(w.pod.Spec.EphemeralContainers) > 0 && w.mounted.Lacks(w.pod)
 }
 
 // refreshAt is when the contents of volumes have to be prepared again.

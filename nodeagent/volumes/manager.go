@@ -76,15 +76,55 @@ type Mounted struct {
 // PodDir is the directory of everything that the agent keeps for the pod.
 func (m *Manager) PodDir(uid types.UID) string { return filepath.Join(m.PodsDir, string(uid)) }
 
-// Prepare makes every volume of the pod, or brings its contents up to date.
-// It can be called again at any time.
+// used says how the pod's containers use its volumes: some as file systems, some
+// as devices. What none uses is not prepared.
+func used(pod *v1.Pod) (mounts, devices map[string]bool) {
+	mounts, devices = map[string]bool{}, map[string]bool{}
+	uses := func(m []v1.VolumeMount, d []v1.VolumeDevice) {
+		for i := range m {
+			mounts[m[i].Name] = true
+		}
+		for i := range d {
+			devices[d[i].Name] = true
+		}
+	}
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			uses(list[i].VolumeMounts, list[i].VolumeDevices)
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		uses(pod.Spec.EphemeralContainers[i].VolumeMounts, pod.Spec.EphemeralContainers[i].VolumeDevices)
+	}
+	return mounts, devices
+}
+
+// Lacks says whether a container of the pod, which may have come later, uses a
+// volume that is not there.
+func (m *Mounted) Lacks(pod *v1.Pod) bool {
+	mounts, devices := used(pod)
+	for i := range pod.Spec.Volumes {
+		name := pod.Spec.Volumes[i].Name
+		if _, ok := m.Sources[name]; !ok && (mounts[name] || devices[name]) {
+			return true
+		}
+	}
+	return false
+}
+
+// Prepare makes the volumes that containers of the pod use, or brings their
+// contents up to date. It can be called again at any time.
 func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) (*Mounted, error) {
 	mounted := &Mounted{Sources: map[string]Source{}}
 	if err := os.MkdirAll(m.PodDir(pod.UID), 0o750); err != nil {
 		return nil, fmt.Errorf("make pod directory: %w", err)
 	}
+	mounts, devices := used(pod)
 	for i := range pod.Spec.Volumes {
 		volume := &pod.Spec.Volumes[i]
+		if !mounts[volume.Name] && !devices[volume.Name] {
+			continue
+		}
 		var source Source
 		var refresh time.Time
 		var err error

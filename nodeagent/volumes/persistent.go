@@ -216,6 +216,14 @@ func (m *Manager) bound(ctx context.Context, pod *v1.Pod, v *v1.Volume) (*v1.Per
 	if pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != claim.UID {
 		return nil, nil, fmt.Errorf("pv.Spec.ClaimRef of %s does not point to PVC %s/%s", pv.Name, claim.Namespace, claim.Name)
 	}
+	mode := ptr.Deref(pv.Spec.VolumeMode, v1.PersistentVolumeFilesystem)
+	mounts, devices := used(pod)
+	switch {
+	case mounts[v.Name] && mode != v1.PersistentVolumeFilesystem:
+		return nil, nil, fmt.Errorf("volume %s has volumeMode %s, but is specified in volumeMounts", v.Name, mode)
+	case devices[v.Name] && mode != v1.PersistentVolumeBlock:
+		return nil, nil, fmt.Errorf("volume %s has volumeMode %s, but is specified in volumeDevices", v.Name, mode)
+	}
 	if node := m.Node(); node != nil {
 		if err := volume.CheckNodeAffinity(pv, node.Labels); err != nil {
 			return nil, nil, fmt.Errorf("storage node affinity check failed for volume %q: %w", pv.Name, err)

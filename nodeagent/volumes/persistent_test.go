@@ -48,9 +48,18 @@ func volumeOf(name string, source v1.PersistentVolumeSource, change ...func(*v1.
 func podOf(uid string, readOnly bool) *v1.Pod {
 	return &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "p", UID: types.UID("uid-" + uid)},
-		Spec: v1.PodSpec{Volumes: []v1.Volume{{Name: "data", VolumeSource: v1.VolumeSource{
-			PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "c", ReadOnly: readOnly}}}}},
+		Spec: v1.PodSpec{
+			Containers: []v1.Container{{Name: "c", VolumeMounts: []v1.VolumeMount{{Name: "data"}}}},
+			Volumes: []v1.Volume{{Name: "data", VolumeSource: v1.VolumeSource{
+				PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "c", ReadOnly: readOnly}}}},
+		},
 	}
+}
+
+// asDevice has the pod use its volume as a device.
+func asDevice(pod *v1.Pod) *v1.Pod {
+	pod.Spec.Containers = []v1.Container{{Name: "c", VolumeDevices: []v1.VolumeDevice{{Name: "data"}}}}
+	return pod
 }
 
 func managerWith(t *testing.T, objects ...runtime.Object) *Manager {
@@ -69,7 +78,10 @@ func TestPersistentVolumesThatCannotBe(t *testing.T) {
 		v.Spec.NodeAffinity = &v1.VolumeNodeAffinity{Required: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{
 			MatchExpressions: []v1.NodeSelectorRequirement{{Key: v1.LabelHostname, Operator: v1.NodeSelectorOpIn, Values: []string{"other"}}}}}}}
 	}
+	block := func(v *v1.PersistentVolume) { v.Spec.VolumeMode = ptr.To(v1.PersistentVolumeBlock) }
 	for want, objects := range map[string][]runtime.Object{
+		"volume data has volumeMode Block, but is specified in volumeMounts":        {claimOf("c", "v"), volumeOf("v", dir, block)},
+		"volume data has volumeMode Filesystem, but is specified in volumeDevices":  {claimOf("c", "v"), volumeOf("v", dir)},
 		`failed to fetch PVC from API server: persistentvolumeclaims "c" not found`: nil,
 		"PVC n/c is not bound":                                            {claimOf("c", "v", func(c *v1.PersistentVolumeClaim) { c.Status.Phase = v1.ClaimPending })},
 		"can't start pod because PVC is being deleted":                    {claimOf("c", "v", func(c *v1.PersistentVolumeClaim) { c.DeletionTimestamp = ptr.To(metav1.Now()) })},
@@ -77,11 +89,15 @@ func TestPersistentVolumesThatCannotBe(t *testing.T) {
 		"pv.Spec.ClaimRef of v does not point to PVC n/c":                 {claimOf("c", "v"), volumeOf("v", dir, func(v *v1.PersistentVolume) { v.Spec.ClaimRef.UID = "older" })},
 		`storage node affinity check failed for volume "v"`:               {claimOf("c", "v"), volumeOf("v", dir, elsewhere)},
 		`path "/no/such" does not exist`:                                  {claimOf("c", "v"), volumeOf("v", v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: "/no/such"}})},
-		"/dev/null is not a block device":                                 {claimOf("c", "v"), volumeOf("v", v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: "/dev/null"}}, func(v *v1.PersistentVolume) { v.Spec.VolumeMode = ptr.To(v1.PersistentVolumeBlock) })},
+		"/dev/null is not a block device":                                 {claimOf("c", "v"), volumeOf("v", v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: "/dev/null"}}, block)},
 		`persistent volume "v" is of a kind that the node agent does not`: {claimOf("c", "v"), volumeOf("v", v1.PersistentVolumeSource{NFS: &v1.NFSVolumeSource{}})},
 	} {
 		t.Run(want, func(t *testing.T) {
-			_, err := managerWith(t, objects...).Prepare(t.Context(), podOf("1", false))
+			pod := podOf("1", false)
+			if strings.Contains(want, "evice") {
+				asDevice(pod)
+			}
+			_, err := managerWith(t, objects...).Prepare(t.Context(), pod)
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("got %v", err)
 			}

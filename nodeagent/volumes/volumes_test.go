@@ -121,11 +121,20 @@ func (o objects) Secret(_ context.Context, _ types.UID, _, name string) (*v1.Sec
 	return nil, apierrors.NewNotFound(v1.Resource("secrets"), name)
 }
 
+func uses(volumes ...string) v1.Container {
+	c := v1.Container{}
+	for _, name := range volumes {
+		c.VolumeMounts = append(c.VolumeMounts, v1.VolumeMount{Name: name})
+	}
+	return c
+}
+
 func TestPrepareAndTeardown(t *testing.T) {
 	yes := true
 	pod := &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "n", UID: "u"},
-		Spec: v1.PodSpec{Volumes: []v1.Volume{
+		Spec: v1.PodSpec{InitContainers: []v1.Container{uses("config")}, Containers: []v1.Container{uses("empty", "maybe")}, Volumes: []v1.Volume{
+			{Name: "unused", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
 			{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{
 				LocalObjectReference: v1.LocalObjectReference{Name: "a"},
 				Items:                []v1.KeyToPath{{Key: "k", Path: "deep/file"}}}}},
@@ -145,13 +154,23 @@ func TestPrepareAndTeardown(t *testing.T) {
 	if info, err := os.Stat(mounted.Sources["empty"].Path); err != nil || info.Mode().Perm() != 0o777 {
 		t.Errorf("empty: got %v %v", info, err)
 	}
+	if path := m.Directory(pod, &pod.Spec.Volumes[0]); exists(path) {
+		t.Errorf("%s is there, and nobody uses it", path)
+	}
+	pod.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{VolumeMounts: []v1.VolumeMount{{Name: "unused"}}}}}
+	if !mounted.Lacks(pod) {
+		t.Error("an ephemeral container does without its volume")
+	}
+	if mounted, err = m.Prepare(t.Context(), pod); err != nil || mounted.Lacks(pod) {
+		t.Errorf("with an ephemeral container: %v, error %v", mounted, err)
+	}
 	if err := m.Teardown(t.Context(), pod.UID); err != nil {
 		t.Fatal(err)
 	}
 	if left := m.Pods(); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
-	pod.Spec.Volumes[2].ConfigMap.Optional = nil
+	pod.Spec.Volumes[3].ConfigMap.Optional = nil
 	if _, err := m.Prepare(t.Context(), pod); err == nil {
 		t.Error("a missing ConfigMap was no fault")
 	}

@@ -87,7 +87,7 @@ const (
 	PortEtcdPeer    = 2380  // etcd: peers, mTLS
 	PortNodeAgent   = 10250 // nodeagent: HTTPS, logs, exec, stats
 	PortProxyHealth = 10256 // nodeagent: HTTP, every address: /healthz and /livez of the service proxy
-	PortProxyStatus = 10249 // nodeagent: HTTP, 127.0.0.1 only: /proxyMode
+	PortProxyStatus = 10249 // nodeagent: HTTP, 127.0.0.1 only: /metrics and /proxyMode of the service proxy
 	PortVXLAN       = 8472  // UDP between nodes
 	PortHTTP        = 80    // nodeagent, where it serves Ingresses
 	PortHTTPS       = 443   // the same

@@ -18,7 +18,8 @@
 // libraries run. They hook where packets are forwarded. There a service's
 // address has been replaced by an endpoint's already; and what the node itself
 // sends to its pods, or they to it, does not pass there: a kubelet's probes are
-// never denied.
+// never denied. Rules are asked about the first packet of a connection: those that are
+// established when a policy comes go on.
 //
 // As long as no policy selects a pod of the node there are no tables, and other
 // nodes' pods are not watched. Pods with the host's network are neither

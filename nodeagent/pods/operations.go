@@ -187,7 +187,7 @@ func (w *worker) perform(ctx context.Context, s *Situation, action Action, mount
 	case RemoveSandbox:
 		// Behind those that are to end: what is left of the others can wait.
 		defer a.ends.take(ctx)()
-		return without, rt.RemovePodSandbox(ctx, action.ID)
+		return without, rt.RemoveSandbox(ctx, action.ID)
 	case Remove:
 		return without, rt.RemoveContainer(ctx, action.ID)
 	case Resize:

@@ -16,6 +16,9 @@ import (
 // requestTimeout bounds one CRI call that the client library puts a bound on.
 const requestTimeout = 2 * time.Minute
 
+// containerd is what containerd calls itself.
+const containerd = "containerd"
+
 // Runtime is a connection to the container runtime. It survives restarts of
 // the runtime: calls fail meanwhile and work again afterwards. Safe for
 // concurrent use.
@@ -23,14 +26,14 @@ type Runtime struct {
 	cri.RuntimeService
 	Images cri.ImageManagerService
 
-	name     string // of the program, as it calls itself: "containerd", "cri-o"
+	name     string // of the program, as it calls itself: containerd, "cri-o"
 	logger   *slog.Logger
 	observer Observer // nil: nobody wants to know
 }
 
 // New wraps CRI services of containerd that exist already.
 func New(service cri.RuntimeService, images cri.ImageManagerService, logger *slog.Logger) *Runtime {
-	return &Runtime{name: "containerd", RuntimeService: service, Images: images, logger: logger}
+	return &Runtime{name: containerd, RuntimeService: service, Images: images, logger: logger}
 }
 
 // Connect dials the CRI socket ("unix:///run/…") and waits until the runtime

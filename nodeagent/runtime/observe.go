@@ -163,6 +163,21 @@ func (r *Runtime) Container(ctx context.Context, sandbox, id string) (Container,
 	return r.container(sandbox, full.Status), nil
 }
 
+// RemoveSandbox stops a sandbox and removes it with what is in it. Removing does
+// both in containerd, which would run the network plugins twice if it was told to
+// stop it before; CRI-O leaves the network of one that was not stopped.
+func (r *Runtime) RemoveSandbox(ctx context.Context, id string) error {
+	if r.name != containerd {
+		if err := r.StopPodSandbox(ctx, id); err != nil {
+			return fmt.Errorf("stop sandbox %s: %w", id, err)
+		}
+	}
+	if err := r.RemovePodSandbox(ctx, id); err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", id, err)
+	}
+	return nil
+}
+
 // UIDs are the pods that the runtime holds anything of, with their names.
 func (r *Runtime) UIDs(ctx context.Context) (map[types.UID]types.NamespacedName, error) {
 	sandboxes, err := r.ListPodSandbox(ctx, nil)

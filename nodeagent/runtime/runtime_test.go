@@ -3,6 +3,7 @@ package runtime
 import (
 	"log/slog"
 	"maps"
+	"slices"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -82,6 +83,23 @@ func TestAnEventTellsOfAnEnd(t *testing.T) {
 	} {
 		if run := r.ended(event(change)); run != nil {
 			t.Errorf("%s: an end is made of it: %+v", name, run)
+		}
+	}
+}
+
+func TestASandboxIsStoppedAsTheRuntimeNeedsIt(t *testing.T) {
+	for name, want := range map[string][]string{containerd: {"RemovePodSandbox"}, "cri-o": {"StopPodSandbox", "RemovePodSandbox"}} {
+		service := critest.NewFakeRuntimeService()
+		sandbox := &critest.FakePodSandbox{}
+		sandbox.Id, sandbox.Metadata = "s", &criv1.PodSandboxMetadata{Uid: "u"}
+		service.SetFakeSandboxes([]*critest.FakePodSandbox{sandbox})
+		r := New(service, nil, slog.New(slog.DiscardHandler))
+		r.name = name
+		if err := r.RemoveSandbox(t.Context(), "s"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := service.GetCalls(); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 	}
 }

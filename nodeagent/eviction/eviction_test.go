@@ -240,25 +240,42 @@ func TestOutgrown(t *testing.T) {
 	pod.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
 	pod.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("2Mi")}
 	for _, c := range []struct {
-		usage Usage
-		say   string
+		usage      Usage
+		limit, say string
 	}{
-		{Usage{EmptyDirs: map[string]int64{"v": 1 << 20}}, ""},
-		{Usage{EmptyDirs: map[string]int64{"v": 1<<20 + 1}}, `Usage of EmptyDir volume "v" exceeds the limit "1Mi". `},
-		{Usage{Disk: 2<<20 + 1}, "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. "},
-		{Usage{Containers: map[string]ContainerUsage{"c": {Disk: 2<<20 + 1}}}, `Container c exceeded its local ephemeral storage limit "2Mi". `},
+		{Usage{EmptyDirs: map[string]int64{"v": 1 << 20}}, "", ""},
+		{Usage{EmptyDirs: map[string]int64{"v": 1<<20 + 1}}, "emptydirfs.limit", `Usage of EmptyDir volume "v" exceeds the limit "1Mi". `},
+		{Usage{Disk: 2<<20 + 1}, "ephemeralpodfs.limit", "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. "},
+		{Usage{Containers: map[string]ContainerUsage{"c": {Disk: 2<<20 + 1}}}, "ephemeralcontainerfs.limit", `Container c exceeded its local ephemeral storage limit "2Mi". `},
 	} {
-		if got := Outgrown(Pod{pod, c.usage}); got != c.say {
-			t.Errorf("got %q, want %q", got, c.say)
+		if limit, got := Outgrown(Pod{pod, c.usage}); got != c.say || limit != c.limit {
+			t.Errorf("got %s: %q, want %s: %q", limit, got, c.limit, c.say)
 		}
 	}
 	if !HasStorageLimits(pod) || HasStorageLimits(testPod("q", 0, "1Mi")) {
 		t.Error("which pods have limits of storage?")
 	}
 	w := &world{seen: Observations{}, pods: []*v1.Pod{pod}, usage: map[string]Usage{"p": {EmptyDirs: map[string]int64{"v": 2 << 20}}}}
-	newManager(t, hostconfig.Eviction{}, w).step(t.Context(), time.Unix(1000, 0))
-	if len(w.evicted) != 1 {
-		t.Errorf("evicted %q", w.evicted)
+	m, counted := newManager(t, hostconfig.Eviction{}, w), ""
+	m.Evicted = func(signal string) { counted += signal }
+	m.step(t.Context(), time.Unix(1000, 0))
+	if len(w.evicted) != 1 || counted != "emptydirfs.limit" {
+		t.Errorf("evicted %q, counted as %q", w.evicted, counted)
+	}
+}
+
+// TestPodsThatAskAsAWholeAreNamed: the message says by how much such a pod is
+// beyond what it asked for, and each of its containers.
+func TestPodsThatAskAsAWholeAreNamed(t *testing.T) {
+	pod := testPod("p", 0, "")
+	pod.Spec.Resources = &v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceMemory: resource.MustParse("1Mi")}}
+	usage := Usage{Memory: 3 << 20, Containers: map[string]ContainerUsage{"c": {Memory: 2 << 20}}}
+	threshold := Threshold{Signal: Memory, Least: Amount{Quantity: resource.MustParse("100Mi")}}
+	want := "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. " +
+		"Pod p was using 3Mi, request is 1Mi, has larger consumption of memory. " +
+		"Container c was using 2Mi, request is 0, has larger consumption of memory. "
+	if got := explain(Pod{pod, usage}, threshold, Observations{Memory: {Available: 50 << 20, Capacity: 1 << 30}}); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

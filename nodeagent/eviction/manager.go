@@ -199,8 +199,11 @@ func (m *Manager) evictOutgrown(ctx context.Context) (any bool) {
 			m.Logger.Debug("cannot measure a pod", "pod", pod.Namespace+"/"+pod.Name, "error", err)
 			continue
 		}
-		if message := Outgrown(Pod{pod, usage}); message != "" {
-			any = m.Host.Evict(pod, immediate, message, false) || any
+		if limit, message := Outgrown(Pod{pod, usage}); message != "" && m.Host.Evict(pod, immediate, message, false) {
+			any = true
+			if m.Evicted != nil {
+				m.Evicted(limit)
+			}
 		}
 	}
 	return any

@@ -90,6 +90,11 @@ func explain(pod Pod, t Threshold, o Observations) string {
 	if name != v1.ResourceMemory && name != v1.ResourceEphemeralStorage {
 		return b.String()
 	}
+	if name == v1.ResourceMemory && resourcehelper.IsPodLevelResourcesSet(pod.Pod) {
+		if request, ok := pod.Spec.Resources.Requests[name]; ok {
+			larger(&b, "Pod", pod.Name, resource.NewQuantity(pod.Memory, resource.BinarySI), request, name)
+		}
+	}
 	for _, list := range [][]v1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
 		for i := range list {
 			used, ok := pod.Containers[list[i].Name]
@@ -102,11 +107,16 @@ func explain(pod Pod, t Threshold, o Observations) string {
 			}
 			request := list[i].Resources.Requests[name]
 			if q := resource.NewQuantity(amount, resource.BinarySI); q.Cmp(request) > 0 {
-				fmt.Fprintf(&b, "Container %s was using %s, request is %s, has larger consumption of %v. ", list[i].Name, q, request.String(), name)
+				larger(&b, "Container", list[i].Name, q, request, name)
 			}
 		}
 	}
 	return b.String()
+}
+
+// larger says how much of a resource something uses, and was to use.
+func larger(b *strings.Builder, kind, who string, used *resource.Quantity, request resource.Quantity, name v1.ResourceName) {
+	fmt.Fprintf(b, "%s %s was using %s, request is %s, has larger consumption of %v. ", kind, who, used, request.String(), name)
 }
 
 // HasStorageLimits says that a pod's local storage has to be watched.
@@ -121,27 +131,34 @@ func HasStorageLimits(pod *v1.Pod) bool {
 	return ok
 }
 
+// Limits of local storage, as evictions for them are counted.
+const (
+	emptyDirLimit  = "emptydirfs.limit"
+	podLimit       = "ephemeralpodfs.limit"
+	containerLimit = "ephemeralcontainerfs.limit"
+)
+
 // Outgrown says which limit of local storage the pod exceeds; empty if none.
-func Outgrown(pod Pod) string {
+func Outgrown(pod Pod) (limit, message string) {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.EmptyDir == nil || v.EmptyDir.SizeLimit == nil || v.EmptyDir.SizeLimit.Sign() <= 0 {
 			continue
 		}
 		if used, ok := pod.EmptyDirs[v.Name]; ok && used > v.EmptyDir.SizeLimit.Value() {
-			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())
+			return emptyDirLimit, fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())
 		}
 	}
 	limits := resourcehelper.PodLimits(pod.Pod, resourcehelper.PodResourcesOptions{})
-	if limit, ok := limits[v1.ResourceEphemeralStorage]; ok && pod.Disk > limit.Value() {
-		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", limit.String())
+	if most, ok := limits[v1.ResourceEphemeralStorage]; ok && pod.Disk > most.Value() {
+		return podLimit, fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", most.String())
 	}
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
-		limit := c.Resources.Limits.StorageEphemeral()
-		if !limit.IsZero() && pod.Containers[c.Name].Disk > limit.Value() {
-			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit.String())
+		most := c.Resources.Limits.StorageEphemeral()
+		if !most.IsZero() && pod.Containers[c.Name].Disk > most.Value() {
+			return containerLimit, fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, most.String())
 		}
 	}
-	return ""
+	return "", ""
 }

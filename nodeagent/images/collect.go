@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"slices"
 	"sync"
 	"time"
@@ -49,10 +50,16 @@ type record struct {
 func (c *Collector) Run(ctx context.Context) {
 	ticker := time.NewTicker(collectPeriod)
 	defer ticker.Stop()
+	failed := false
 	for {
-		if err := c.tidy(ctx, time.Now()); err != nil && ctx.Err() == nil {
+		err := c.tidy(ctx, time.Now())
+		if err != nil && ctx.Err() == nil {
 			c.Logger.Warn("cannot collect images", "error", err)
+			if failed { // once may be a runtime that starts
+				c.Warn("ImageGCFailed", err.Error())
+			}
 		}
+		failed = err != nil
 		select {
 		case <-ctx.Done():
 			return
@@ -70,7 +77,13 @@ func (c *Collector) tidy(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if disk.Total == 0 || 100-int(disk.Available*100/disk.Total) < CollectAbove {
+	if disk.Total == 0 {
+		err := errors.New("invalid capacity 0 on image filesystem")
+		c.Warn("InvalidDiskCapacity", err.Error())
+		return err
+	}
+	full := 100 - int(disk.Available*100/disk.Total)
+	if full < CollectAbove {
 		return nil
 	}
 	excess := int64(disk.Total*(100-CollectBelow)/100) - int64(disk.Available)
@@ -80,9 +93,22 @@ func (c *Collector) tidy(ctx context.Context, now time.Time) error {
 	}
 	c.Logger.Info("collected images", "freed", freed, "wanted", excess)
 	if freed < excess {
-		c.Warn("FreeDiskSpaceFailed", fmt.Sprintf("Failed to garbage collect required amount of images. Attempted to free %d bytes, but only found %d bytes eligible to free.", excess, freed))
+		message := fmt.Sprintf("Insufficient free disk space on the node's image filesystem (%d%% of %s used). "+
+			"Failed to free sufficient space by deleting unused images (freed %d bytes). "+
+			"Investigate disk usage, as it could be used by active images, logs, volumes, or other data.", full, size(disk.Total), freed)
+		c.Warn("FreeDiskSpaceFailed", message)
+		return errors.New(message)
 	}
 	return nil
+}
+
+// size is a number of bytes as people read it.
+func size(bytes uint64) string {
+	if bytes < 1<<10 {
+		return fmt.Sprintf("%d B", bytes)
+	}
+	power := min((bits.Len64(bytes)-1)/10, 4)
+	return fmt.Sprintf("%.1f %ciB", float64(bytes)/float64(uint64(1)<<(10*power)), "KMGT"[power-1])
 }
 
 // disk is the file system that images lie on.

@@ -74,9 +74,10 @@ func TestCollect(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	tidy(0)
-	if len(s.images) != 5 || warned == "" {
-		t.Errorf("an image that has just come is removed: %v, said %q", left(), warned)
+	short := "Insufficient free disk space on the node's image filesystem (86% of 100 B used). Failed to free sufficient space by deleting unused images (freed 0 bytes). " +
+		"Investigate disk usage, as it could be used by active images, logs, volumes, or other data."
+	if err := c.tidy(t.Context(), start); err == nil || err.Error() != short || len(s.images) != 5 || warned != short {
+		t.Errorf("an image that has just come is removed: %v, said %q, %v", left(), warned, err)
 	}
 	s.containers = s.containers[:1] // "old" was used until now
 	s.images = append(s.images, &criv1.Image{Id: "fresh", Size: 10})
@@ -94,5 +95,25 @@ func TestCollect(t *testing.T) {
 	}
 	if got, want := left(), []string{"pinned", "running", "named"}; !slices.Equal(got, want) {
 		t.Errorf("left %v, want %v", got, want)
+	}
+}
+
+func TestADiskOfNoSize(t *testing.T) {
+	var warned string
+	c := &Collector{
+		Images: &shelf{}, Containers: &shelf{}, Puller: New(&shelf{}, 1, t.TempDir()), Wanted: func() []string { return nil }, Logger: slog.New(slog.DiscardHandler),
+		Disk: func(string) (stats.Disk, error) { return stats.Disk{}, nil },
+		Warn: func(reason, message string) { warned = reason + ": " + message },
+	}
+	if err := c.tidy(t.Context(), time.Unix(1, 0)); err == nil || warned != "InvalidDiskCapacity: invalid capacity 0 on image filesystem" {
+		t.Errorf("said %q, %v", warned, err)
+	}
+}
+
+func TestSizesAreReadable(t *testing.T) {
+	for bytes, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 5 << 20: "5.0 MiB", 3 << 30: "3.0 GiB", 7 << 40: "7.0 TiB", 2 << 50: "2048.0 TiB"} {
+		if got := size(bytes); got != want {
+			t.Errorf("%d is %s, want %s", bytes, got, want)
+		}
 	}
 }

@@ -63,8 +63,11 @@ type view struct {
 	backoff func(node string) bool
 }
 
+// current says that a pod is of the present template: by its revision's hash, or by
+// the count of template changes, which stays where a revision is made anew.
 func (v view) current(pod *corev1.Pod) bool {
-	return pod.Labels[appsv1.ControllerRevisionHashLabelKey] == v.hash
+	generation := v.ds.Annotations[appsv1.DeprecatedTemplateGeneration]
+	return v.hash != "" && pod.Labels[appsv1.ControllerRevisionHashLabelKey] == v.hash || generation != "" && pod.Labels[generationLabel] == generation
 }
 
 // available notes in d when the answer changes by itself.

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -106,5 +107,24 @@ func TestTheSeniorPodCounts(t *testing.T) {
 	if s.DesiredNumberScheduled != 2 || s.CurrentNumberScheduled != 2 || s.NumberMisscheduled != 1 || s.UpdatedNumberScheduled != 0 ||
 		s.NumberReady != 2 || s.NumberAvailable != 1 || s.NumberUnavailable != 1 || d.wait != 40*time.Second {
 		t.Errorf("status %+v, wait %s", s, d.wait)
+	}
+}
+
+func TestPodsOfThePresentTemplate(t *testing.T) {
+	ds := testSet()
+	pod := func(hash, generation string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{appsv1.ControllerRevisionHashLabelKey: hash, generationLabel: generation}}}
+	}
+	for _, c := range []struct {
+		annotation, hash, generation string
+		want                         bool
+	}{
+		{"", "new", "", true}, {"", "old", "", false}, {"", "old", "2", false},
+		{"2", "new", "1", true}, {"2", "old", "2", true}, {"2", "old", "1", false}, {"2", "", "2", true},
+	} {
+		ds.Annotations = map[string]string{appsv1.DeprecatedTemplateGeneration: c.annotation}
+		if got := (view{ds: ds, hash: "new"}).current(pod(c.hash, c.generation)); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
 	}
 }

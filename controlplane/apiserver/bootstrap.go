@@ -52,6 +52,9 @@ func (s *Server) addHooks() error {
 			return fmt.Errorf("add hook: %w", err)
 		}
 	}
+	if err := s.addIdentity(); err != nil {
+		return err
+	}
 	s.background["default-service-cidr"] = s.keepServiceCIDR
 	s.background["legacy-token-tracking"] = func(ctx context.Context) {
 		s.insist(ctx, "legacy-token-tracking", s.ensureTokenTracking)

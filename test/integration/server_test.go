@@ -138,6 +138,13 @@ func TestSystemObjects(t *testing.T) {
 	if len(cidr.Spec.CIDRs) != 1 || cidr.Spec.CIDRs[0] != c.Config.Cluster.ServiceCIDR {
 		t.Errorf("default ServiceCIDR: %+v", cidr.Spec)
 	}
+	eventually(t, "the server to say that it is there", func(ctx context.Context) (bool, error) {
+		list, err := c.Client.CoordinationV1().Leases("kube-system").List(ctx, metav1.ListOptions{LabelSelector: "apiserver.kubernetes.io/identity=kube-apiserver"})
+		if err != nil {
+			return false, err
+		}
+		return len(list.Items) == 1 && strings.HasPrefix(list.Items[0].Name, "apiserver-") && list.Items[0].Labels[corev1.LabelHostname] != "", nil
+	})
 }
 
 // openStore is another client of the test's etcd.

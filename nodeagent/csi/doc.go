@@ -3,10 +3,12 @@
 //
 //   - drivers.go: drivers register (package plugins finds their sockets), and
 //     the node's CSINode says what they told.
-//   - mount.go: staging and publishing volumes, and taking both back.
-//   - record.go: what is mounted where, on disk beside each mount, so that an
-//     agent that was restarted takes away what the one before it mounted.
+//   - mount.go: staging and publishing volumes.
+//   - unmount.go: taking both back; what cannot be unstaged yet is tried again.
+//   - record.go: what is mounted and staged where, on disk beside each mount, so
+//     that an agent that was restarted takes away what the one before it mounted.
 //   - grow.go: file systems follow volumes that grew.
+//   - limits.go: how many volumes drivers take, where that changes.
 //
 // Attaching volumes to the node is the control plane's and the driver's; this
 // package waits for it. Drivers are told paths below Root, which is where

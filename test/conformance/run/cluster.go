@@ -50,9 +50,17 @@ func bootLab(ctx context.Context, o options) (*cluster, error) {
 	if _, err := shell(ctx, o.root, nil, o.clusterctl, "up", c.inventory, "--kubeconfig", c.kubeconfig); err != nil {
 		return c, err
 	}
+	if _, err := shell(ctx, o.root, nil, o.clusterctl, "hosts", "exec", c.inventory, "--", loops); err != nil {
+		return c, err
+	}
 	log.Printf("the cluster is up after %s; -inventory %s -kubeconfig %s -lab %s", time.Since(started).Round(time.Second), c.inventory, c.kubeconfig, labName)
 	return c, nil
 }
+
+// loops gives a host this machine's loop devices, where it may have them: tests of
+// block volumes take some.
+const loops = `[ -e /dev/loop-control ] || mknod /dev/loop-control c 10 237
+for i in $(seq 0 47); do [ -e /dev/loop$i ] || mknod /dev/loop$i b 7 $i; done; true`
 
 // delete ends the lab, whatever the context of the run is.
 func (c *cluster) delete(o options) error {

@@ -218,7 +218,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	tokens := volumes.NewTokens(client)
 	storage := csi.New(csi.Config{
 		NodeName: config.NodeName, Root: root, Client: client,
-		Node: func() *v1.Node { return self.Current() }, Token: tokens.ForDriver, Recorder: recorder("kubelet"), Logger: logger.With("part", "csi"),
+		Node: func() *v1.Node { return self.Current() }, Report: func() { self.Hurry() }, Token: tokens.ForDriver, Recorder: recorder("kubelet"), Logger: logger.With("part", "csi"),
 	})
 	self = node.New(node.Config{
 		Extended: devicePlugins.Extended, Changed: devicePlugins.Changed(),

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -197,8 +198,17 @@ func serve(t *testing.T) (h *hostPath, plugin plugins.Plugin) {
 func manager(t *testing.T, root string, objects ...runtime.Object) *Manager {
 	t.Helper()
 	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node", UID: "node"}}
+	used := node.DeepCopy()
+	used.Status.VolumesInUse = []v1.UniqueVolumeName{"kubernetes.io/csi/" + driverName + "^vol-1"}
+	var reported atomic.Bool
 	return New(Config{
-		NodeName: "node", Root: root, Client: fake.NewClientset(append(objects, node)...), Node: func() *v1.Node { return node },
+		NodeName: "node", Root: root, Client: fake.NewClientset(append(objects, node)...), Node: func() *v1.Node {
+			if reported.Load() {
+				return used
+			}
+			return node
+		},
+		Report: func() { reported.Store(true) },
 		Token: func(_ context.Context, pod *v1.Pod, audience string, _ *int64) (string, time.Time, error) {
 			return "token of " + pod.Name + " for " + audience, time.Unix(1e9, 0), nil
 		},

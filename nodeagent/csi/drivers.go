@@ -35,6 +35,8 @@ type Config struct {
 	Root     string // the agent's state directory, as drivers know it
 	Client   kubernetes.Interface
 	Node     func() *v1.Node // this one; nil: not known yet
+	// Report has the node's status tell soon what InUse names; nil: it does in time.
+	Report func()
 	// Token makes a token of the pod's service account, for a driver that wants
 	// one.
 	Token    func(ctx context.Context, pod *v1.Pod, audience string, seconds *int64) (token string, expires time.Time, err error)

@@ -26,6 +26,7 @@ import (
 const (
 	attachPoll    = 250 * time.Millisecond
 	attachTimeout = 2 * time.Minute
+	reportTimeout = 10 * time.Second
 )
 
 // Request is a volume that a pod is to get: a PersistentVolume, or one of the
@@ -176,11 +177,16 @@ func AttachmentName(handle, driver, node string) string {
 	return fmt.Sprintf("csi-%x", sha256.Sum256([]byte(handle+driver+node)))
 }
 
-// waitAttached waits until the control plane says that the node has the volume.
-// For a pod that has the volume already it only looks.
+// waitAttached waits until the control plane says that the node has the volume, and
+// knows that it is used: else it would be detached once the pod is gone, however
+// long the agent takes to unmount it. For a pod that has the volume already it only
+// looks.
 func (w *mount) waitAttached(ctx context.Context) error {
 	name := AttachmentName(w.Handle, w.Driver, w.NodeName)
-	deadline := time.Now().Add(attachTimeout)
+	began := time.Now()
+	if w.Pending && w.Report != nil {
+		w.Report()
+	}
 	for {
 		attachment, err := w.Client.StorageV1().VolumeAttachments().Get(ctx, name, metav1.GetOptions{})
 		switch {
@@ -188,6 +194,8 @@ func (w *mount) waitAttached(ctx context.Context) error {
 			err = fmt.Errorf("volume %s has GET error for volume attachment %s: %w", w.Handle, name, err)
 		case attachment.DeletionTimestamp != nil:
 			err = errors.New("volume attachment is being deleted")
+		case attachment.Status.Attached && w.Pending && !w.reported() && time.Since(began) < reportTimeout:
+			err = fmt.Errorf("volume %s is not reported as in use yet", w.Handle)
 		case attachment.Status.Attached:
 			w.publish = attachment.Status.AttachmentMetadata
 			return nil
@@ -196,7 +204,7 @@ func (w *mount) waitAttached(ctx context.Context) error {
 		default:
 			err = fmt.Errorf("volume %s is not attached for volume attachment %s", w.Handle, name)
 		}
-		if !w.Pending || time.Now().After(deadline) {
+		if !w.Pending || time.Since(began) > attachTimeout {
 			if failure, ok := err.(*AttachError); ok {
 				w.full(ctx, failure)
 			}
@@ -208,6 +216,11 @@ func (w *mount) waitAttached(ctx context.Context) error {
 		case <-time.After(attachPoll):
 		}
 	}
+}
+
+func (w *mount) reported() bool {
+	node := w.Node()
+	return node == nil || slices.Contains(node.Status.VolumesInUse, w.unique())
 }
 
 // isFinal says whether a call that failed surely does nothing any more; after

@@ -70,6 +70,11 @@ func (r *record) target(dir string) string {
 // key tells volumes of a node apart.
 func (r *record) key() string { return r.Driver + "^" + r.Handle }
 
+// unique is the name of the volume in a node's status.
+func (r *record) unique() v1.UniqueVolumeName {
+	return v1.UniqueVolumeName("kubernetes.io/csi/" + r.key())
+}
+
 // stages is where drivers' volumes are staged, below the root: one directory each
 // in that of its driver.
 const stages = "plugins/kubernetes.io/csi"
@@ -117,7 +122,7 @@ func (m *Manager) InUse() ([]v1.UniqueVolumeName, error) {
 	seen := map[v1.UniqueVolumeName]bool{}
 	note := func(_ string, r *record) {
 		if r.Attached {
-			seen[v1.UniqueVolumeName("kubernetes.io/csi/"+r.key())] = true
+			seen[r.unique()] = true
 		}
 	}
 	err := errors.Join(m.records(note), m.stagings(note))

@@ -74,7 +74,10 @@ func (m *Manager) Mount(ctx context.Context, request Request) (*Mounted, error) 
 		return nil, err
 	}
 	w.Pending = before == nil || before.Pending
-	if before == nil {
+	if err := w.alone(); err != nil {
+		return nil, w.failed(w.step("MountVolume.SetUp", "MapVolume.SetUpDevice"), err)
+	}
+	if before == nil || before.Pending && before.Attached != w.Attached {
 		// From now on the volume counts as used, whatever happens.
 		if err := w.write(w.dir); err != nil {
 			return nil, err
@@ -177,6 +180,23 @@ func AttachmentName(handle, driver, node string) string {
 	return fmt.Sprintf("csi-%x", sha256.Sum256([]byte(handle+driver+node)))
 }
 
+// alone fails if another pod of the host has a volume that one may have only.
+func (w *mount) alone() error {
+	if w.PV == nil || !slices.Contains(w.PV.Spec.AccessModes, v1.ReadWriteOncePod) {
+		return nil
+	}
+	taken := false
+	if err := w.records(func(dir string, o *record) {
+		taken = taken || o.key() == w.key() && !o.Ephemeral && !o.Pending && filepath.Clean(dir) != filepath.Clean(w.dir)
+	}); err != nil {
+		return err
+	}
+	if taken {
+		return errors.New("volume uses the ReadWriteOncePod access mode and is already in use by another pod")
+	}
+	return nil
+}
+
 // waitAttached waits until the control plane says that the node has the volume, and
 // knows that it is used: else it would be detached once the pod is gone, however
 // long the agent takes to unmount it. For a pod that has the volume already it only
@@ -189,6 +209,13 @@ func (w *mount) waitAttached(ctx context.Context) error {
 	}
 	for {
 		attachment, err := w.Client.StorageV1().VolumeAttachments().Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) && w.Pending {
+			// The driver may have come to do without.
+			if object, err := w.Client.StorageV1().CSIDrivers().Get(ctx, w.Driver, metav1.GetOptions{}); err == nil && !ptr.Deref(object.Spec.AttachRequired, true) {
+				w.object, w.Attached = object, false
+				return w.write(w.dir)
+			}
+		}
 		switch {
 		case err != nil:
 			err = fmt.Errorf("volume %s has GET error for volume attachment %s: %w", w.Handle, name, err)

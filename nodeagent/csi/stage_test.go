@@ -121,6 +121,56 @@ func TestUnstagingIsTriedAgain(t *testing.T) {
 	}
 }
 
+func TestOnePodHasWhatOneMayHave(t *testing.T) {
+	m, _, _, request := staged(t)
+	request.PV.Spec.AccessModes = []v1.PersistentVolumeAccessMode{v1.ReadWriteOncePod}
+	for range 2 { // again: it has it
+		if _, err := m.Mount(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := request
+	second.Pod = testPod("two")
+	if _, err := m.Mount(t.Context(), second); err == nil || !strings.HasSuffix(err.Error(), "already in use by another pod") {
+		t.Errorf("the second pod: %v", err)
+	}
+	if err := m.Unmount(t.Context(), filepath.Join(m.Root, "pods", "uid-one")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Mount(t.Context(), second); err != nil {
+		t.Errorf("once the first is gone: %v", err)
+	}
+	if err := m.Unmount(t.Context(), filepath.Join(m.Root, "pods", "uid-two")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A driver whose volumes are attached no more has nobody wait for that.
+func TestAttachingIsGivenUp(t *testing.T) {
+	driver := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: driverName}}
+	m, h, _, request := staged(t, driver)
+	if err := m.Client.StorageV1().VolumeAttachments().Delete(t.Context(), AttachmentName("vol-1", driverName, "node"), metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := m.Mount(t.Context(), request)
+		done <- err
+	}()
+	changed := driver.DeepCopy()
+	changed.Spec.AttachRequired = ptr.To(false)
+	if _, err := m.Client.StorageV1().CSIDrivers().Update(t.Context(), changed, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// The fake driver wants to know that the volume is attached, so staging fails.
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "not attached") || h.called() != "stage" {
+		t.Errorf("error %v", err)
+	}
+	if used, err := m.InUse(); err != nil || len(used) != 0 {
+		t.Errorf("in use: %v, error %v", used, err)
+	}
+}
+
 func TestTokensInSecrets(t *testing.T) {
 	driver := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: driverName}, Spec: storagev1.CSIDriverSpec{
 		AttachRequired: ptr.To(false), ServiceAccountTokenInSecrets: ptr.To(true), TokenRequests: []storagev1.TokenRequest{{Audience: "vault"}},

@@ -121,6 +121,14 @@ func (s *scheduler) filter(profile *framework.Profile, pod *picture.Pod, k *kind
 		}
 		if s.refused[i] = refusal; refusal == nil {
 			s.feasible = append(s.feasible, int32(i))
+		} else if refusal.Whole {
+			// No node will do, whatever the others say: it may have come out on this one
+			// alone that something is wrong with the pod.
+			for j := range s.refused {
+				s.refused[j] = refusal
+			}
+			s.feasible, s.refusers = s.feasible[:0], 1<<by
+			return
 		} else {
 			s.refusers |= 1 << by
 		}

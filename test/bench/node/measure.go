@@ -32,6 +32,8 @@ type result struct {
 	told     []time.Duration // from the runtime's event of it to the status, sorted
 	exitCPU  time.Duration   // of the agent, for all of them
 	gone     time.Duration   // all pods deleted to the last gone
+	goneCPU  time.Duration   // of the agent, for that
+	goneHost time.Duration   // of the worker as a whole, for that, and for what is left of them
 	empty    idle
 	full     idle
 	pods     int
@@ -99,7 +101,7 @@ func measure(ctx context.Context, l *lab, a *agent, o options) (*result, error) 
 	if r.full, err = measureIdle(ctx, process, o); err != nil {
 		return nil, err
 	}
-	if r.gone, err = l.clean(ctx, w); err != nil {
+	if err := measureEnd(ctx, l, w, process, r); err != nil {
 		return nil, err
 	}
 	if err := a.stop(ctx); err != nil {
@@ -137,6 +139,34 @@ func measureBurst(ctx context.Context, l *lab, a *agent, w *watcher, process usa
 	r.hostCPU = hostAfter - hostBefore
 	slices.Sort(r.running)
 	return nil
+}
+
+// remains is how long the agent may take for what is left of pods that are gone.
+const remains = 5 * time.Second
+
+// measureEnd deletes all pods at once.
+func measureEnd(ctx context.Context, l *lab, w *watcher, process usage.Process, r *result) error {
+	before, err := process.CPU()
+	if err != nil {
+		return err
+	}
+	hostBefore, err := l.cpu()
+	if err != nil {
+		return err
+	}
+	if r.gone, err = l.clean(ctx, w); err != nil {
+		return err
+	}
+	if err := pause(ctx, remains); err != nil {
+		return err
+	}
+	after, err := process.CPU()
+	if err != nil {
+		return err
+	}
+	hostAfter, err := l.cpu()
+	r.goneCPU, r.goneHost = after-before, hostAfter-hostBefore
+	return err
 }
 
 // measureExits ends containers one after the other.

@@ -27,7 +27,10 @@ func rows(only bool, r result) []row {
 		{"CPU of the agent for them", "%.2f s", r.burstCPU.Seconds()},
 		{"CPU of the whole host for them", "%.2f s", r.hostCPU.Seconds()},
 	}, exits...)
-	out = append(out, row{fmt.Sprintf("%d pods deleted to gone", r.fullPods), "%.1f s", r.gone.Seconds()})
+	out = append(out,
+		row{fmt.Sprintf("%d pods deleted to gone", r.fullPods), "%.1f s", r.gone.Seconds()},
+		row{"CPU of the agent for that", "%.2f s", r.goneCPU.Seconds()},
+		row{"CPU of the whole host for that", "%.2f s", r.goneHost.Seconds()})
 	for _, one := range []struct {
 		pods int
 		idle

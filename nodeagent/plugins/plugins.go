@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -125,7 +126,25 @@ func (r *Registry) look(ctx context.Context) {
 
 // Dial connects to a plugin's socket. Nothing is sent before the first call.
 func Dial(socket string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return connect(ctx, socket) }))
+}
+
+// longest is how long the path of a socket may be for the kernel.
+const longest = 107
+
+// connect connects to a socket. Plugins make theirs below /var/lib/kubelet, which
+// is a link to a longer path: too long, it goes by the descriptor of its directory.
+func connect(ctx context.Context, socket string) (net.Conn, error) {
+	if len(socket) > longest {
+		dir, err := os.Open(filepath.Dir(socket))
+		if err != nil {
+			return nil, fmt.Errorf("open directory of socket: %w", err)
+		}
+		defer dir.Close()
+		socket = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket))
+	}
+	return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 }
 
 func (r *Registry) register(ctx context.Context, socket string) (*Plugin, error) {

@@ -3,10 +3,12 @@ package plugins
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -137,4 +139,30 @@ func TestPluginsComeAndGo(t *testing.T) {
 	handler.refuse = nil
 	handler.mu.Unlock()
 	eventually(t, "the late one to be registered after all", func() bool { return handler.has("late") })
+}
+
+// Drivers that are updated while they run name their sockets by UID.
+func TestSocketsMayHaveLongPaths(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	open, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	listener, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/s", open.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	conn, err := connect(t.Context(), filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	if _, err := connect(t.Context(), filepath.Join(dir, "none")); err == nil {
+		t.Error("connected to nothing")
+	}
 }

@@ -66,7 +66,7 @@ func imageList(o options, kubernetes, pause string) []image {
 		{archive: "pause", names: []string{"registry.k8s.io/pause:3.10.2"}, bare: true, user: "65535:65535",
 			put: []file{{to: "pause", from: pause, mode: 0o755}}, entrypoint: []string{"/pause"}},
 		{archive: "busybox", names: []string{registry + "busybox:1.37.0-1", registry + "busybox:1.36.1-1"}, cmd: []string{"sh"},
-			put: []file{{to: "usr/bin/sh", text: busyboxShell, mode: 0o755}, {to: "usr/bin/dd", text: dd, mode: 0o755}}},
+			put: []file{{to: "usr/bin/sh", text: busyboxShell, mode: 0o755}}},
 		{archive: "nonroot", names: []string{registry + "nonroot:1.5"}, cmd: []string{"sh"}, user: "1234"},
 		{archive: "nonewprivs", names: []string{registry + "nonewprivs:1.4"}, cmd: []string{"nnp"},
 			put: []file{{to: "usr/local/bin/nnp", from: o.program("nnp"), mode: 0o755 | fs.ModeSetuid | fs.ModeSetgid}}},
@@ -104,15 +104,6 @@ while [ $# -gt 0 ]; do
 	esac
 done
 exec $limit busybox wget "${words[@]}"
-`
-
-// dd is busybox's without oflag=nocache, a hint that Debian's does not know.
-const dd = `#!/bin/sh
-for word in "$@"; do
-	shift
-	[ "$word" = oflag=nocache ] || set -- "$@" "$word"
-done
-exec busybox dd "$@"
 `
 
 const nginxConfig = `user root;

@@ -2,6 +2,8 @@ package main
 
 import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"clusterctl/hostconfig"
 )
 
 // component is one program of the payload.
@@ -38,7 +40,7 @@ func components(version string) []component {
 		base       = "k8s.io/component-base/version."
 	)
 	own := "-X clusterctl/hostconfig.Version=" + version +
-		" -X " + base + "gitVersion=" + kubernetesVersion +
+		" -X " + base + "gitVersion=" + hostconfig.KubernetesVersion +
 		" -X " + base + "gitMajor=1 -X " + base + "gitMinor=36 -X " + base + "gitTreeState=clean"
 	return []component{
 		{name: "containerd", dir: "bundle/containerd", module: containerd, pkg: containerd + "/cmd/containerd", path: "containerd",
@@ -61,6 +63,3 @@ func components(version string) []component {
 	}
 
 }
-
-// kubernetesVersion is the API's: what /version and nodes report.
-const kubernetesVersion = "v1.36.3"

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"clusterctl/cmd/daemon"
-	"clusterctl/controlplane/apiserver"
 	"clusterctl/controlplane/etcd"
 	"clusterctl/hostconfig"
 )
@@ -17,7 +16,7 @@ import (
 func main() {
 	daemon.Main("controlplane", "Run the parts of a clusterctl cluster's control plane", func(logger *slog.Logger) []*cobra.Command {
 		return append(partCommands(logger), etcdCommand(logger), runCommand(logger), apiServerCommand(logger),
-			daemon.Version("Kubernetes API "+apiserver.KubernetesVersion))
+			daemon.Version("Kubernetes API "+hostconfig.KubernetesVersion))
 	})
 }
 

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	listers "k8s.io/client-go/listers/core/v1"
 	ndf "k8s.io/component-helpers/nodedeclaredfeatures"
+
+	"clusterctl/hostconfig"
 )
 
 // declaredFeatures refuses changes of running pods that their node's agent does
@@ -24,7 +26,7 @@ var _ admission.ValidationInterface = (*declaredFeatures)(nil)
 
 // apiVersion is that of the API served: what agents of every version that works
 // with it can do is not asked for.
-var apiVersion = version.MustParse("1.36.3")
+var apiVersion = version.MustParse(hostconfig.KubernetesVersion)
 
 func newDeclaredFeatures(config Config) (admission.Interface, error) {
 	informer := config.Informers.Core().V1().Nodes()

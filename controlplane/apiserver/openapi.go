@@ -20,6 +20,7 @@ import (
 	"k8s.io/kube-openapi/pkg/handler3"
 
 	"clusterctl/controlplane/api/openapi"
+	"clusterctl/hostconfig"
 )
 
 // documents serve OpenAPI: the built-in documents as they were made ahead of
@@ -84,7 +85,7 @@ func made(etag string, build func() (json.Marshaler, error), toProtobuf func([]b
 
 // hash is the etag of what is made of these sources by this version.
 func hash(sources ...string) string {
-	return fmt.Sprintf("%X", sha512.Sum512([]byte(KubernetesVersion+"\n"+strings.Join(sources, "\n"))))
+	return fmt.Sprintf("%X", sha512.Sum512([]byte(hostconfig.KubernetesVersion+"\n"+strings.Join(sources, "\n"))))
 }
 
 func compress(data []byte) ([]byte, error) {

@@ -3,12 +3,11 @@ package apiserver
 import (
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/component-base/compatibility"
+
+	"clusterctl/hostconfig"
 )
 
-// KubernetesVersion is the version of the API that is served.
-const KubernetesVersion = "v1.36.3"
-
-// version tells clients KubernetesVersion, where the library would tell the
+// version tells clients hostconfig.KubernetesVersion, where the library would tell the
 // version that its own build was stamped with.
 type version struct{ compatibility.EffectiveVersion }
 
@@ -18,7 +17,7 @@ func newVersion() version {
 
 func (v version) Info() *apiversion.Info {
 	info := v.EffectiveVersion.Info()
-	info.GitVersion = KubernetesVersion
+	info.GitVersion = hostconfig.KubernetesVersion
 	info.GitCommit, info.GitTreeState, info.BuildDate = "", "", ""
 	return info
 }

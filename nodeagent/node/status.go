@@ -25,7 +25,7 @@ import (
 
 // Version is what the node reports as its version: that of the API it keeps
 // to, and whose it is.
-const Version = "v1.36.3-clusterctl"
+const Version = hostconfig.KubernetesVersion + "-clusterctl"
 
 const (
 	memoryFloor = 100 << 20 // kept from pods, so that they are not evicted for using what they asked for

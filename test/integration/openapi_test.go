@@ -19,7 +19,7 @@ import (
 	"clusterctl/controlplane/api"
 	"clusterctl/controlplane/api/openapi"
 	"clusterctl/controlplane/api/openapi/generate"
-	"clusterctl/controlplane/apiserver"
+	"clusterctl/hostconfig"
 )
 
 var updateOpenAPI = flag.Bool("update-openapi", false, "write what controlplane/api/openapi embeds, instead of checking it")
@@ -32,7 +32,7 @@ func TestOpenAPIIsGenerated(t *testing.T) {
 	// Without what AddToScheme adds for every group: it would be in all documents.
 	scheme.AddKnownTypes(metricsv1beta1.SchemeGroupVersion, &metricsv1beta1.NodeMetrics{}, &metricsv1beta1.NodeMetricsList{},
 		&metricsv1beta1.PodMetrics{}, &metricsv1beta1.PodMetricsList{})
-	maker := generate.NewMaker(scheme, apiserver.KubernetesVersion)
+	maker := generate.NewMaker(scheme, hostconfig.KubernetesVersion)
 	documents := must(maker.Documents(c.Server.WebServices()))(t)
 	types := must(maker.Types())(t)
 	if *updateOpenAPI {

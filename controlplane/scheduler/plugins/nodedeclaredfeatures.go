@@ -7,6 +7,7 @@ import (
 
 	"clusterctl/controlplane/scheduler/framework"
 	"clusterctl/controlplane/scheduler/picture"
+	"clusterctl/hostconfig"
 )
 
 // NodeDeclaredFeatures keeps pods away from nodes whose agent does not say that
@@ -24,7 +25,7 @@ var (
 	missingFeatures = framework.RefuseFinally("node(s) didn't match Pod's required features")
 	// features that are older than the oldest agents an API server of this
 	// version works with are asked of no node.
-	apiVersion = version.MustParse("1.36.3")
+	apiVersion = version.MustParse(hostconfig.KubernetesVersion)
 )
 
 func (NodeDeclaredFeatures) PreFilter(pod *picture.Pod, _ *picture.Picture) framework.Filter {

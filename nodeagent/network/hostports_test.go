@@ -204,21 +204,27 @@ func (w *hostWorld) set(pod int, ports ...PortMapping) {
 	w.must(netnstest.Within(w.node, func() error { return w.ports.Set(types.UID(fmt.Sprint(pod)), ports) }))
 }
 
-// ask returns what a server answers, or why none does.
+// ask returns what a server answers, or why none does. On a busy machine a link may
+// be up for seconds before neighbours find each other over it.
 func (w *hostWorld) ask(from netns.NsHandle, network, to string) string {
-	answer := ""
-	if err := netnstest.Within(from, func() error {
-		conn, err := net.DialTimeout(network, to, 20*time.Second)
-		if err != nil {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		answer := ""
+		err := netnstest.Within(from, func() error {
+			conn, err := net.DialTimeout(network, to, 20*time.Second)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			answer, err = talk(conn)
 			return err
+		})
+		switch {
+		case err == nil:
+			return answer
+		case !errors.Is(err, unix.EHOSTUNREACH) || time.Now().After(deadline):
+			return err.Error()
 		}
-		defer conn.Close()
-		answer, err = talk(conn)
-		return err
-	}); err != nil {
-		return err.Error()
 	}
-	return answer
 }
 
 // talk asks until there is an answer: a packet may be lost.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
@@ -149,7 +150,13 @@ func (w *world) serve(pod int) {
 // ask connects from a namespace and returns what the pod answered: its number
 // and our address.
 func (w *world) ask(ns netns.NsHandle, to string) (pod, source string, err error) {
-	return w.askFor(30*time.Second, ns, to)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		pod, source, err = w.askFor(30*time.Second, ns, to)
+		// A link may be up for seconds before neighbours find each other over it.
+		if !errors.Is(err, unix.EHOSTUNREACH) || time.Now().After(deadline) {
+			return pod, source, err
+		}
+	}
 }
 
 // silence returns nil if nobody answers at all.

@@ -1,7 +1,6 @@
 package serviceproxy
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -406,36 +405,38 @@ func TestHealthServers(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-func TestSyncFollowsTheInformers(t *testing.T) { modes(t, testSyncFollows) }
-
-func testSyncFollows(t *testing.T, w *world) {
-	w.serve(0)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: here.node, Labels: map[string]string{corev1.LabelTopologyZone: here.zone}}}
-	client := fake.NewClientset(service(), slice(up("10.244.0.2", "here")), node)
-	factory := informers.NewSharedInformerFactory(client, 0)
-	config := Config{
-		Agent:    hostconfig.NodeAgent{NodeName: here.node, Cluster: hostconfig.Cluster{PodCIDR: "10.244.0.0/16"}},
-		Services: factory.Core().V1().Services(),
-		Slices:   factory.Discovery().V1().EndpointSlices(),
-		Nodes:    factory.Core().V1().Nodes(),
-		Log:      slog.New(slog.DiscardHandler),
-	}
+// newProxy is one of a single family that follows what a factory makes informers of,
+// and gives it to a back end, until the test ends.
+func newProxy(t *testing.T, b backend, config Config, factory informers.SharedInformerFactory) *proxy {
+	t.Helper()
+	config.Services, config.Slices = factory.Core().V1().Services(), factory.Discovery().V1().EndpointSlices()
+	config.Nodes, config.Log = factory.Core().V1().Nodes(), slog.New(slog.DiscardHandler)
 	dirt, meters := newDirt(), newMeters()
-	meters.mode(w.backend.mode())
+	meters.mode(b.mode())
 	synced, stop, err := watch(config, dirt, meters)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stop()
-	factory.Start(ctx.Done())
-	if !cache.WaitFor(ctx, "", synced...) {
+	t.Cleanup(stop)
+	factory.Start(t.Context().Done())
+	if !cache.WaitFor(t.Context(), "", synced...) {
 		t.Fatal("informers did not sync")
 	}
 	status := newProxyHealth(nil, meters)
-	p := &proxy{config: config, status: status, health: newHealthServers(config.Log, nil, status, nil), meters: meters, dirt: dirt,
-		halves: []*half{{layout: testLayout, ports: map[string][]servicePort{}, chosen: w.backend}}}
+	return &proxy{config: config, status: status, health: newHealthServers(config.Log, nil, status, nil), meters: meters, dirt: dirt,
+		halves: []*half{{layout: testLayout, ports: map[string][]servicePort{}, chosen: b}}}
+}
+
+func TestSyncFollowsTheInformers(t *testing.T) { modes(t, testSyncFollows) }
+
+func testSyncFollows(t *testing.T, w *world) {
+	w.serve(0)
+	ctx := t.Context()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: here.node, Labels: map[string]string{corev1.LabelTopologyZone: here.zone}}}
+	client := fake.NewClientset(service(), slice(up("10.244.0.2", "here")), node)
+	p := newProxy(t, w.backend, Config{Agent: hostconfig.NodeAgent{NodeName: here.node, Cluster: hostconfig.Cluster{PodCIDR: "10.244.0.0/16"}}},
+		informers.NewSharedInformerFactory(client, 0))
+	dirt := p.dirt
 	sync := func(update bool) {
 		t.Helper()
 		w.must(netnstest.Within(w.node, func() error { return p.sync(ctx, update) }))

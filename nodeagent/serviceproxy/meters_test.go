@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/tools/cache"
 
 	"clusterctl/hostconfig"
 )
@@ -54,28 +53,12 @@ func TestMetersFollowChanges(t *testing.T) {
 	away := slice(up("10.244.1.2", "there"))
 	client := fake.NewClientset(service(internalLocal), away, node)
 	factory := informers.NewSharedInformerFactory(client, 0)
-	config := Config{
-		Agent:    hostconfig.NodeAgent{NodeName: here.node, Cluster: hostconfig.Cluster{ServiceCIDR: "10.96.0.0/16"}},
-		CIDRs:    factory.Networking().V1().ServiceCIDRs(),
-		Services: factory.Core().V1().Services(),
-		Slices:   factory.Discovery().V1().EndpointSlices(),
-		Nodes:    factory.Core().V1().Nodes(),
-		Log:      slog.New(slog.DiscardHandler),
-	}
-	m, backend, dirt := newMeters(), &fickle{err: errors.New("the kernel refuses")}, newDirt()
-	m.mode(backend.mode())
-	synced, stop, err := watch(config, dirt, m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stop()
-	factory.Start(ctx.Done())
-	if !cache.WaitFor(ctx, "", synced...) {
-		t.Fatal("informers did not sync")
-	}
-	status := newProxyHealth(nil, m)
-	p := &proxy{config: config, status: status, health: newHealthServers(config.Log, nil, status, nil), meters: m, dirt: dirt,
-		halves: []*half{{layout: testLayout, ports: map[string][]servicePort{}, chosen: backend}}}
+	backend := &fickle{err: errors.New("the kernel refuses")}
+	p := newProxy(t, backend, Config{
+		Agent: hostconfig.NodeAgent{NodeName: here.node, Cluster: hostconfig.Cluster{ServiceCIDR: "10.96.0.0/16"}},
+		CIDRs: factory.Networking().V1().ServiceCIDRs(),
+	}, factory)
+	m, dirt := p.meters, p.dirt
 	want := func(when string, lines ...string) {
 		t.Helper()
 		text := "\n" + shown(m)

@@ -3,12 +3,9 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
-
-	"sigs.k8s.io/yaml"
 )
 
 // TestIPv6Only tries a cluster whose hosts know each other by IPv6 addresses alone,
@@ -42,32 +39,20 @@ func TestIPv6Only(t *testing.T) {
 // no other over IPv4.
 func (c *cluster) knownByIPv6(t *testing.T) {
 	t.Helper()
-	raw, err := os.ReadFile(c.inventory)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var document map[string]any
-	if err := yaml.Unmarshal(raw, &document); err != nil {
-		t.Fatal(err)
-	}
 	var all []string
-	for i, entry := range document["hosts"].([]any) {
-		host := entry.(map[string]any)
-		address := netip.MustParseAddr(host["address"].(string))
-		all = append(all, address.String())
-		if i == 0 {
-			document["cluster"].(map[string]any)["endpoint"] = address.String()
+	c.rewrite(t, c.inventory, func(document map[string]any) {
+		for i, entry := range document["hosts"].([]any) {
+			host := entry.(map[string]any)
+			address := netip.MustParseAddr(host["address"].(string))
+			all = append(all, address.String())
+			if i == 0 {
+				document["cluster"].(map[string]any)["endpoint"] = address.String()
+			}
+			four := address.As4()
+			host["ssh"] = map[string]any{"host": address.String()}
+			// As package lab gives them.
+			host["address"] = netip.AddrFrom16([16]byte{0xfd, 0, 0xc1, 0xab, 0, four[1], 0, four[2], 15: four[3]}).String()
 		}
-		four := address.As4()
-		host["ssh"] = map[string]any{"host": address.String()}
-		// As package lab gives them.
-		host["address"] = netip.AddrFrom16([16]byte{0xfd, 0, 0xc1, 0xab, 0, four[1], 0, four[2], 15: four[3]}).String()
-	}
-	if raw, err = yaml.Marshal(document); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(c.inventory, raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	})
 	c.hosts(t, fmt.Sprintf("for a in %s; do ip -4 addr show | grep -q \"$a/\" || ip route add blackhole $a/32; done", strings.Join(all, " ")))
 }

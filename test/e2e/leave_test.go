@@ -1,14 +1,12 @@
 package e2e
 
 import (
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"clusterctl/bootstrap/inventory"
 )
@@ -113,24 +111,12 @@ func (c *cluster) without(t *testing.T, names ...string) string {
 // paths in it are relative to the file.
 func (c *cluster) amended(t *testing.T, file string, change func(host map[string]any)) string {
 	t.Helper()
-	raw, err := os.ReadFile(c.inventory)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var document map[string]any
-	if err := yaml.Unmarshal(raw, &document); err != nil {
-		t.Fatal(err)
-	}
-	for _, entry := range document["hosts"].([]any) {
-		change(entry.(map[string]any))
-	}
-	if raw, err = yaml.Marshal(document); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(filepath.Dir(c.inventory), file)
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	c.rewrite(t, path, func(document map[string]any) {
+		for _, entry := range document["hosts"].([]any) {
+			change(entry.(map[string]any))
+		}
+	})
 	return path
 }
 

@@ -61,6 +61,14 @@ func (c *cluster) configure(t *testing.T, host string) {
 // host's address.
 func (c *cluster) amend(t *testing.T, change func(cluster map[string]any, address string)) {
 	t.Helper()
+	c.rewrite(t, c.inventory, func(document map[string]any) {
+		change(document["cluster"].(map[string]any), document["hosts"].([]any)[0].(map[string]any)["address"].(string))
+	})
+}
+
+// rewrite writes the inventory to a file as change has it.
+func (c *cluster) rewrite(t *testing.T, file string, change func(document map[string]any)) {
+	t.Helper()
 	raw, err := os.ReadFile(c.inventory)
 	if err != nil {
 		t.Fatal(err)
@@ -69,11 +77,11 @@ func (c *cluster) amend(t *testing.T, change func(cluster map[string]any, addres
 	if err := yaml.Unmarshal(raw, &document); err != nil {
 		t.Fatal(err)
 	}
-	change(document["cluster"].(map[string]any), document["hosts"].([]any)[0].(map[string]any)["address"].(string))
+	change(document)
 	if raw, err = yaml.Marshal(document); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(c.inventory, raw, 0o600); err != nil {
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -33,6 +33,10 @@ import (
 	"clusterctl/hostconfig"
 )
 
+// stopGrace is how long a stopping server waits for its watches to end, and for
+// clients to leave their connections.
+const stopGrace = 2 * time.Second
+
 // genericConfig is the part of the configuration that knows nothing of kinds:
 // listeners, filters, health.
 func (s *Server) genericConfig(scheme *runtime.Scheme) (*genericapiserver.Config, error) {
@@ -47,10 +51,11 @@ func (s *Server) genericConfig(scheme *runtime.Scheme) (*genericapiserver.Config
 		sets.NewString("watch", "proxy"),
 		sets.NewString("attach", "exec", "proxy", "log", "portforward"),
 	)
-	// A stopping server lets go of watches within two seconds, so that clients
-	// move on to another.
-	config.ShutdownSendRetryAfter = true
-	config.ShutdownWatchTerminationGracePeriod = 2 * time.Second
+	// A stopping server first sends GOAWAY on every connection, then ends its
+	// watches: clients go on at another server at once. ShutdownSendRetryAfter
+	// would have those who watch again wait for five seconds instead.
+	config.ShutdownSendRetryAfter = false
+	config.ShutdownWatchTerminationGracePeriod = stopGrace
 
 	config.AddHealthChecks(healthz.NamedCheck("etcd", func(r *http.Request) error {
 		return s.store.Healthy(r.Context())

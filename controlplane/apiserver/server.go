@@ -211,6 +211,7 @@ func (s *Server) build(kinds []api.Kind) error {
 func (s *Server) Run(ctx context.Context) error {
 	defer s.store.Close()
 	defer s.end()
+	s.generic.ShutdownTimeout = stopGrace
 	prepared := s.generic.PrepareRun()
 	memory, stopMemory := context.WithCancel(context.WithoutCancel(ctx))
 	stopped := make(chan struct{})

@@ -174,14 +174,15 @@ func (c *cluster) deploySample(t testing.TB) {
 }
 
 // wantSampleServed asks for the sample's Service from every node, through its
-// cluster IP and its DNS name.
+// cluster IP and its DNS name. Like any resolver it asks again when a packet was
+// lost, of which dig says a line before the answer.
 func (c *cluster) wantSampleServed(t testing.TB, nodes int) {
 	t.Helper()
 	ip := c.run(t, "get", "service", "sample", "-o", "jsonpath={.spec.clusterIP}")
 	dns := c.run(t, "get", "service", "kube-dns", "-n", "kube-system", "-o", "jsonpath={.spec.clusterIP}")
 	const name = "sample.default.svc.cluster.local"
 	script := fmt.Sprintf(`if [ -e /etc/clusterctl/nodeagent.yaml ]; then
-		curl -sS --max-time 5 http://%[1]s/ && test "$(dig +short +time=2 +tries=3 @%[2]s %[3]s)" = %[1]s && echo resolved; fi`, ip, dns, name)
+		curl -sS --max-time 5 http://%[1]s/ && test "$(dig +short +time=2 +tries=3 @%[2]s %[3]s | tail -n 1)" = %[1]s && echo resolved; fi`, ip, dns, name)
 	out := c.hosts(t, script)
 	if got := strings.Count(out, "hello from pod sample-"); got != nodes {
 		t.Errorf("the Service answered on %d nodes, want %d:\n%s", got, nodes, out)

@@ -1,6 +1,7 @@
 package hostconfig
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 
@@ -99,6 +100,8 @@ type NodeAgent struct {
 	Reserved map[string]string `json:"reserved,omitempty"`
 	// Eviction is when pods have to go because the host runs short.
 	Eviction Eviction `json:"eviction,omitzero"`
+	// Images is when images that nobody uses are removed.
+	Images Images `json:"images,omitzero"`
 	// Shutdown is how long pods get when the host goes down, by priority; nil:
 	// DefaultShutdown.
 	Shutdown []ShutdownGrace `json:"shutdown,omitempty"`
@@ -160,6 +163,22 @@ type Eviction struct {
 // EvictionSignals are the signals of Eviction.
 var EvictionSignals = []string{
 	"memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree", "pid.available",
+}
+
+// Images says when images that nobody uses are removed. Pinned ones stay.
+type Images struct {
+	CollectAbovePercent int `json:"collectAbovePercent,omitempty"` // of their disk in use; 0: 85
+	CollectBelowPercent int `json:"collectBelowPercent,omitempty"` // until so much is in use; 0: 80
+	MinAgeSeconds       int `json:"minAgeSeconds,omitempty"`       // one that has only just come is spared; 0: 120
+	MaxUnusedSeconds    int `json:"maxUnusedSeconds,omitempty"`    // unused for longer, it goes though the disk has room; 0: never
+}
+
+// OrDefaults is images with Kubernetes' own settings for those that are left out.
+func (i Images) OrDefaults() Images {
+	i.CollectAbovePercent = cmp.Or(i.CollectAbovePercent, 85)
+	i.CollectBelowPercent = cmp.Or(i.CollectBelowPercent, 80)
+	i.MinAgeSeconds = cmp.Or(i.MinAgeSeconds, 120)
+	return i
 }
 
 // Reservable is what NodeAgent.Reserved may name.

@@ -188,6 +188,8 @@ type Node struct {
 	Reserved map[string]string `json:"reserved,omitempty"`
 	// When pods are evicted because the host runs short.
 	Eviction Eviction `json:"eviction,omitempty"`
+	// When images that nobody uses are removed.
+	Images Images `json:"images,omitempty"`
 	// How long pods get when the host goes down, by priority. Default: 20 seconds, then 10 for pods that the cluster cannot do without.
 	Shutdown []ShutdownGrace `json:"shutdown,omitempty"`
 }
@@ -208,6 +210,19 @@ type Eviction struct {
 	MaxPodGraceSeconds int `json:"maxPodGraceSeconds,omitempty" jsonschema:"minimum=0"`
 	// How long the node reports pressure after it has gone. Default: 300.
 	TransitionSeconds int `json:"transitionSeconds,omitempty" jsonschema:"default=300,minimum=0"`
+}
+
+// Images says when images that nobody uses are removed, the longest unused first.
+// Those that clusterctl brings along or loads stay.
+type Images struct {
+	// How full their disk may be, in percent, before images go. Default: 85.
+	CollectAbovePercent int `json:"collectAbovePercent,omitempty" jsonschema:"default=85,minimum=1,maximum=100"`
+	// How full the disk may be afterwards. Default: 80.
+	CollectBelowPercent int `json:"collectBelowPercent,omitempty" jsonschema:"default=80,minimum=1,maximum=100"`
+	// How long an image that has only just come is spared. Default: 120.
+	MinAgeSeconds int `json:"minAgeSeconds,omitempty" jsonschema:"default=120,minimum=1"`
+	// How long an image may be unused before it goes though the disk has room; counted from the node agent's start at the earliest. Default: as long as there is room.
+	MaxUnusedSeconds int `json:"maxUnusedSeconds,omitempty" jsonschema:"minimum=1"`
 }
 
 // ShutdownGrace is for pods of a priority and above.

@@ -41,6 +41,11 @@ func overlayNode(below, above Node) Node {
 	}
 	e.MaxPodGraceSeconds = cmp.Or(e.MaxPodGraceSeconds, b.MaxPodGraceSeconds)
 	e.TransitionSeconds = cmp.Or(e.TransitionSeconds, b.TransitionSeconds)
+	i, of := &above.Images, below.Images
+	i.CollectAbovePercent = cmp.Or(i.CollectAbovePercent, of.CollectAbovePercent)
+	i.CollectBelowPercent = cmp.Or(i.CollectBelowPercent, of.CollectBelowPercent)
+	i.MinAgeSeconds = cmp.Or(i.MinAgeSeconds, of.MinAgeSeconds)
+	i.MaxUnusedSeconds = cmp.Or(i.MaxUnusedSeconds, of.MaxUnusedSeconds)
 	return above
 }
 
@@ -58,6 +63,7 @@ func (c *checker) checkNode(path string, node Node) {
 		}
 	}
 	c.checkEviction(path+".eviction", node.Eviction)
+	c.checkImages(path+".images", node.Images)
 	sum, seen := 0, map[int]bool{}
 	for i, grace := range node.Shutdown {
 		at := fmt.Sprintf("%s.shutdown[%d]", path, i)
@@ -101,6 +107,19 @@ func (c *checker) checkEviction(path string, eviction Eviction) {
 	}
 }
 
+func (c *checker) checkImages(path string, images Images) {
+	for key, percent := range map[string]int{"collectAbovePercent": images.CollectAbovePercent, "collectBelowPercent": images.CollectBelowPercent} {
+		if percent < 0 || percent > 100 {
+			c.faultAt(path+"."+key, "write a number from 1 to 100", "no disk can be %d percent full", percent)
+		}
+	}
+	for key, seconds := range map[string]int{"minAgeSeconds": images.MinAgeSeconds, "maxUnusedSeconds": images.MaxUnusedSeconds} {
+		if seconds < 0 {
+			c.faultAt(path+"."+key, "write a number of seconds", "%s is negative", key)
+		}
+	}
+}
+
 func (c *checker) checkSignal(path, signal string) bool {
 	known := slices.Contains(hostconfig.EvictionSignals, signal)
 	if !known {
@@ -118,6 +137,15 @@ func (c *checker) checkSettled(path string, h Host) {
 				"nothing says how long %s may undershoot the soft threshold %s", h.Name, signal)
 		}
 	}
+	images := hostconfig.Images(h.Node.Images).OrDefaults()
+	if above, below := images.CollectAbovePercent, images.CollectBelowPercent; below >= above {
+		c.faultAt(path+".node.images.collectBelowPercent", "keep collectBelowPercent below collectAbovePercent",
+			"%s would collect images above %d percent until no more than %d percent are in use", h.Name, above, below)
+	}
+	if least, most := images.MinAgeSeconds, images.MaxUnusedSeconds; most > 0 && most <= least {
+		c.faultAt(path+".node.images.maxUnusedSeconds", "keep maxUnusedSeconds above minAgeSeconds",
+			"%s would spare images for %d seconds, and remove them after %d", h.Name, least, most)
+	}
 }
 
 // isAmount says whether text is a quantity that is not negative, or a share of
@@ -134,7 +162,7 @@ func isAmount(text string) bool {
 // Apply puts the settings into the node agent's configuration.
 func (n Node) Apply(config *hostconfig.NodeAgent) {
 	config.PodPIDs, config.Reserved = int64(n.PodPIDs), n.Reserved
-	config.Eviction = hostconfig.Eviction(n.Eviction)
+	config.Eviction, config.Images = hostconfig.Eviction(n.Eviction), hostconfig.Images(n.Images)
 	for _, grace := range n.Shutdown {
 		config.Shutdown = append(config.Shutdown, hostconfig.ShutdownGrace{Priority: int32(grace.Priority), Seconds: grace.Seconds})
 	}

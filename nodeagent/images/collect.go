@@ -13,29 +13,30 @@ import (
 	cri "k8s.io/cri-api/pkg/apis"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/stats"
 )
 
-// When images are collected: once their disk is fuller than CollectAbove
-// percent, until it is less full than CollectBelow. An image that has only
-// just come is spared.
+const collectPeriod = 5 * time.Minute
+
+// Why an image was removed, for Removed.
 const (
-	CollectAbove  = 85
-	CollectBelow  = 80
-	minAge        = 2 * time.Minute
-	collectPeriod = 5 * time.Minute
+	bySpace = "space"
+	byAge   = "age"
 )
 
 // Collector removes images that nobody needs. Pinned images are never removed:
 // what clusterctl carries and what an operator loads has no registry to come
 // back from. Safe for concurrent use.
 type Collector struct {
+	When       hostconfig.Images // with its defaults
 	Images     cri.ImageManagerService
 	Puller     *Puller // forgets who may use images that are gone
 	Containers cri.ContainerManager
 	Wanted     func() []string                       // references that pods of this host name
 	Disk       func(path string) (stats.Disk, error) // stats.ReadDisk
 	Warn       func(reason, message string)          // for events of the node
+	Removed    func(reason string)                   // counts an image that is gone; may be nil
 	Logger     *slog.Logger
 
 	mu   sync.Mutex
@@ -46,7 +47,16 @@ type record struct {
 	first, used time.Time
 }
 
-// Run collects images whenever their disk fills up, until ctx ends.
+// idle is since when nobody has used the image, as far as this agent knows.
+func (r record) idle() time.Time {
+	if r.used.After(r.first) {
+		return r.used
+	}
+	return r.first
+}
+
+// Run collects images whenever their disk fills up, and those that were unused for
+// too long, until ctx ends.
 func (c *Collector) Run(ctx context.Context) {
 	ticker := time.NewTicker(collectPeriod)
 	defer ticker.Stop()
@@ -68,9 +78,13 @@ func (c *Collector) Run(ctx context.Context) {
 	}
 }
 
-// tidy frees what the disk is too full by.
+// tidy removes what was unused for too long, and frees what the disk is too full by.
 func (c *Collector) tidy(ctx context.Context, now time.Time) error {
-	if _, err := c.look(ctx, now); err != nil { // even if there is room: ages count from here
+	list, err := c.look(ctx, now) // even if there is nothing to do: ages count from here
+	if err != nil {
+		return err
+	}
+	if err := c.expire(ctx, list, now); err != nil {
 		return err
 	}
 	disk, err := c.disk(ctx)
@@ -83,10 +97,10 @@ func (c *Collector) tidy(ctx context.Context, now time.Time) error {
 		return err
 	}
 	full := 100 - int(disk.Available*100/disk.Total)
-	if full < CollectAbove {
+	if full < c.When.CollectAbovePercent {
 		return nil
 	}
-	excess := int64(disk.Total*(100-CollectBelow)/100) - int64(disk.Available)
+	excess := int64(disk.Total*uint64(100-c.When.CollectBelowPercent)/100) - int64(disk.Available)
 	freed, err := c.Collect(ctx, excess, now)
 	if err != nil {
 		return err
@@ -143,20 +157,45 @@ func (c *Collector) Collect(ctx context.Context, excess int64, now time.Time) (i
 		if excess >= 0 && freed >= excess {
 			break
 		}
-		if now.Sub(image.first) < minAge {
+		if now.Sub(image.first) < time.Duration(c.When.MinAgeSeconds)*time.Second {
 			continue
 		}
-		if err := c.Images.RemoveImage(ctx, &criv1.ImageSpec{Image: image.id}); err != nil {
-			faults = append(faults, fmt.Errorf("remove image %s: %w", image.id, err))
+		if err := c.remove(ctx, image, bySpace); err != nil {
+			faults = append(faults, err)
 			continue
 		}
-		c.Logger.Info("removed an unused image", "image", image.id, "bytes", image.size)
 		freed += image.size
-		c.mu.Lock()
-		delete(c.seen, image.id)
-		c.mu.Unlock()
 	}
 	return freed, errors.Join(faults...)
+}
+
+// expire removes those of the list that were unused for too long.
+func (c *Collector) expire(ctx context.Context, list []unused, now time.Time) error {
+	most := time.Duration(c.When.MaxUnusedSeconds) * time.Second
+	if most == 0 {
+		return nil
+	}
+	var faults []error
+	for _, image := range list {
+		if now.Sub(image.idle()) > most {
+			faults = append(faults, c.remove(ctx, image, byAge))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (c *Collector) remove(ctx context.Context, image unused, reason string) error {
+	if err := c.Images.RemoveImage(ctx, &criv1.ImageSpec{Image: image.id}); err != nil {
+		return fmt.Errorf("remove image %s: %w", image.id, err)
+	}
+	c.Logger.Info("removed an unused image", "image", image.id, "bytes", image.size, "for", reason)
+	if c.Removed != nil {
+		c.Removed(reason)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.seen, image.id)
+	return nil
 }
 
 // look lists unused images, the longest unused first, and notes which are used.

@@ -10,6 +10,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/stats"
 )
 
@@ -52,6 +53,7 @@ func TestCollect(t *testing.T) {
 	var warned string
 	disk := stats.Disk{Total: 100, Available: 14}
 	c := &Collector{
+		When:   hostconfig.Images{}.OrDefaults(),
 		Images: s, Puller: New(s, 1, t.TempDir()), Containers: s, Wanted: func() []string { return []string{"named:1"} }, Logger: slog.New(slog.DiscardHandler),
 		Disk: func(path string) (stats.Disk, error) {
 			if path != "/images" {
@@ -98,9 +100,59 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// TestImagesUnusedForLong: they go though there is room, once the agent has seen
+// them idle for long enough itself.
+func TestImagesUnusedForLong(t *testing.T) {
+	s := &shelf{
+		images:     []*criv1.Image{{Id: "pinned", Pinned: true}, {Id: "running"}, {Id: "stopped"}, {Id: "never used"}},
+		containers: []*criv1.Container{{ImageId: "running"}, {ImageId: "stopped"}},
+	}
+	reasons := map[string]int{}
+	c := &Collector{
+		When:   hostconfig.Images{MaxUnusedSeconds: 3600}.OrDefaults(),
+		Images: s, Puller: New(s, 1, t.TempDir()), Containers: s, Wanted: func() []string { return nil }, Logger: slog.New(slog.DiscardHandler),
+		Disk:    func(string) (stats.Disk, error) { return stats.Disk{Total: 100, Available: 90}, nil },
+		Warn:    func(reason, message string) { t.Errorf("warned: %s: %s", reason, message) },
+		Removed: func(reason string) { reasons[reason]++ },
+	}
+	start := time.Unix(1_000_000, 0)
+	for _, step := range []struct {
+		after time.Duration
+		want  []string
+	}{
+		{0, []string{"pinned", "running", "stopped", "never used"}},
+		{time.Hour, []string{"pinned", "running", "stopped", "never used"}},
+		{time.Hour + time.Minute, []string{"pinned", "running", "stopped", "fresh"}},
+		{2 * time.Hour, []string{"pinned", "running", "stopped", "fresh"}},
+		{2*time.Hour + time.Minute, []string{"pinned", "running", "fresh"}},
+		{2*time.Hour + 2*time.Minute, []string{"pinned", "running"}},
+	} {
+		if err := c.tidy(t.Context(), start.Add(step.after)); err != nil {
+			t.Fatal(err)
+		}
+		switch step.after {
+		case time.Hour:
+			s.containers = s.containers[:1] // "stopped" was used until now
+			s.images = append(s.images, &criv1.Image{Id: "fresh"})
+			step.want = append(step.want, "fresh")
+		}
+		var left []string
+		for _, image := range s.images {
+			left = append(left, image.Id)
+		}
+		if !slices.Equal(left, step.want) {
+			t.Errorf("after %s: left %v, want %v", step.after, left, step.want)
+		}
+	}
+	if reasons["age"] != 3 || len(reasons) != 1 {
+		t.Errorf("counted %v", reasons)
+	}
+}
+
 func TestADiskOfNoSize(t *testing.T) {
 	var warned string
 	c := &Collector{
+		When:   hostconfig.Images{}.OrDefaults(),
 		Images: &shelf{}, Containers: &shelf{}, Puller: New(&shelf{}, 1, t.TempDir()), Wanted: func() []string { return nil }, Logger: slog.New(slog.DiscardHandler),
 		Disk: func(string) (stats.Disk, error) { return stats.Disk{}, nil },
 		Warn: func(reason, message string) { warned = reason + ": " + message },

@@ -31,6 +31,7 @@ type Agent struct {
 	containerEnds        *prometheus.CounterVec
 	evictions            *prometheus.CounterVec
 	preemptions          *prometheus.CounterVec
+	images               *prometheus.CounterVec
 	requests             *prometheus.CounterVec
 	requestDurations     *prometheus.HistogramVec
 
@@ -90,6 +91,8 @@ func New(node string) *Agent {
 	a.containerEnds = count("kubelet_terminated_containers_total", "Cumulative number of container terminations.", "container_type", "exit_code", "reason")
 	a.preemptions = count("kubelet_preemptions", "Cumulative number of pod preemptions by preemption resource", "preemption_signal")
 	a.evictions = count("kubelet_evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal")
+	a.images = count("kubelet_image_garbage_collected_total",
+		"Total number of images garbage collected by the kubelet, whether through disk usage or image age.", "reason")
 	a.requests = count("rest_client_requests_total", "Number of HTTP requests, partitioned by status code, method, and host.", "code", "method", "host")
 	a.requestDurations = spread("rest_client_request_duration_seconds", "Request latency in seconds. Broken down by verb, and host.",
 		[]float64{0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0}, "verb", "host")
@@ -181,6 +184,9 @@ func (a *Agent) ContainerEnded(kind string, exitCode int32, reason string) {
 
 // Preempted counts a pod that had to go because a critical one lacked the resource.
 func (a *Agent) Preempted(resource string) { a.preemptions.WithLabelValues(resource).Inc() }
+
+// ImageRemoved counts an image that nobody used; the reason is space or age.
+func (a *Agent) ImageRemoved(reason string) { a.images.WithLabelValues(reason).Inc() }
 
 // Evicted counts a pod that had to go because of what the signal measures.
 func (a *Agent) Evicted(signal string) { a.evictions.WithLabelValues(signal).Inc() }

@@ -19,6 +19,7 @@ func TestCounters(t *testing.T) {
 	a.PodSandbox(true, nil)
 	a.PodSandbox(false, errors.New("no address"))
 	a.Evicted("memory.available")
+	a.ImageRemoved("age")
 	at := time.Unix(1000, 0)
 	a.Relisted(at, time.Millisecond)
 	a.Relisted(at.Add(30*time.Second), time.Millisecond)
@@ -26,6 +27,9 @@ func TestCounters(t *testing.T) {
 # HELP kubelet_evictions Cumulative number of pod evictions by eviction signal
 # TYPE kubelet_evictions counter
 kubelet_evictions{eviction_signal="memory.available"} 1
+# HELP kubelet_image_garbage_collected_total Total number of images garbage collected by the kubelet, whether through disk usage or image age.
+# TYPE kubelet_image_garbage_collected_total counter
+kubelet_image_garbage_collected_total{reason="age"} 1
 # HELP kubelet_node_name The node's name. The count is always 1.
 # TYPE kubelet_node_name gauge
 kubelet_node_name{node="w1"} 1
@@ -58,7 +62,7 @@ kubelet_started_user_namespaced_pods_total 1
 # TYPE kubelet_terminated_containers_total counter
 kubelet_terminated_containers_total{container_type="container",exit_code="139",reason="Error"} 1
 `
-	if err := testutil.GatherAndCompare(a.Registry, strings.NewReader(want), "kubelet_evictions", "kubelet_node_name", "kubelet_pleg_last_seen_seconds",
+	if err := testutil.GatherAndCompare(a.Registry, strings.NewReader(want), "kubelet_evictions", "kubelet_image_garbage_collected_total", "kubelet_node_name", "kubelet_pleg_last_seen_seconds",
 		"kubelet_runtime_operations_total", "kubelet_runtime_operations_errors_total", "kubelet_started_containers_total",
 		"kubelet_started_containers_errors_total", "kubelet_started_pods_total", "kubelet_started_user_namespaced_pods_total", "kubelet_started_user_namespaced_pods_errors_total", "kubelet_terminated_containers_total"); err != nil {
 		t.Error(err)

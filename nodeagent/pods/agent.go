@@ -77,6 +77,7 @@ type Config struct {
 	HostIPs        func() []string // one of each family, the primary one first
 	MemoryCapacity int64           // of the host, in bytes
 	Eviction       eviction.Settings
+	CollectImages  hostconfig.Images // zero: as Kubernetes does
 
 	Client   kubernetes.Interface
 	Runtime  *runtime.Runtime
@@ -160,7 +161,7 @@ func New(ctx context.Context, config Config) *Agent {
 	a.images = images.New(config.Runtime.Images, 4, filepath.Join(config.StateDir, "images"))
 	a.collector = &images.Collector{
 		Images: config.Runtime.Images, Puller: a.images, Containers: config.Runtime.RuntimeService, Wanted: a.imageNames,
-		Disk: stats.ReadDisk, Warn: host{a}.Warn, Logger: config.Logger,
+		When: config.CollectImages.OrDefaults(), Disk: stats.ReadDisk, Warn: host{a}.Warn, Removed: a.Metrics.ImageRemoved, Logger: config.Logger,
 	}
 	a.users = newUserRanges(a.Volumes.PodDir, a.Volumes.Pods)
 	a.probes = probes.New(ctx, a.execSync, a.Wake, a.probed)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -22,10 +23,13 @@ func TestIPv6Only(t *testing.T) {
 	t.Run("services", w.testServices)
 	t.Run("policies", c.testPolicies)
 	// cp1 and worker2 are on one link, worker1 is on the other.
-	routes := c.hosts(t, "ip -6 route | grep 'proto 204' | grep via")
-	if straight, wrapped := strings.Count(routes, "dev eth0"), strings.Count(routes, "dev cctl-vx"); straight != 2 || wrapped != 4 {
-		t.Errorf("%d routes to pods are straight and %d wrapped, want 2 and 4:\n%s", straight, wrapped, routes)
-	}
+	eventually(t, time.Minute, "routes as nodes share links", func(context.Context) error {
+		routes := c.hosts(t, "ip -6 route | grep 'proto 204' | grep via")
+		if straight, wrapped := strings.Count(routes, "dev eth0"), strings.Count(routes, "dev cctl-vx"); straight != 2 || wrapped != 4 {
+			return fmt.Errorf("%d routes to pods are straight and %d wrapped, want 2 and 4:\n%s", straight, wrapped, routes)
+		}
+		return nil
+	})
 	if tables := c.hosts(t, "ip -4 route | grep 'proto 204' || true"); strings.Contains(tables, "204") {
 		t.Errorf("there are routes of IPv4:\n%s", tables)
 	}

@@ -40,8 +40,9 @@ func TestKilledRuns(t *testing.T) {
 			t.Logf("up complete with %d runs killed, starting over", kills)
 			c.run(t, "reset", c.inventory, "--yes")
 		}
-		if time.Since(started) > 4*time.Minute {
-			t.Fatalf("only %d runs killed in four minutes", kills)
+		// The quicker the machine, the more runs come to their end.
+		if time.Since(started) > 10*time.Minute {
+			t.Fatalf("only %d runs killed in ten minutes", kills)
 		}
 	}
 	t.Logf("the last up took %s", c.up(t).Round(100*time.Millisecond))
@@ -49,13 +50,7 @@ func TestKilledRuns(t *testing.T) {
 	c.deploySample(t)
 	c.wantSampleServed(t, 4)
 
-	out := c.run(t, "status", c.inventory, "-o", "json")
-	if n := strings.Count(out, `"peerURL"`); n != 3 {
-		t.Errorf("etcd has %d members, want 3:\n%s", n, out)
-	}
-	if strings.Contains(out, `"learner": true`) {
-		t.Errorf("an etcd member is still a learner:\n%s", out)
-	}
+	c.wantMembers(t, "cp1", "cp2", "cp3")
 	if out := c.run(t, "plan", c.inventory); !strings.Contains(out, "nothing to do") {
 		t.Errorf("plan after the last up says:\n%s", out)
 	}

@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -66,10 +69,13 @@ func TestControlPlaneReplaced(t *testing.T) {
 	// Every host has a control plane to turn to, whichever of the old ones goes.
 	for _, gone := range []string{"cp1", "cp3"} {
 		after.hosts(t, "systemctl stop clusterctl-controlplane", gone)
-		out := after.hosts(t, "curl -sk --max-time 20 https://127.0.0.1:6444/version")
-		if n := strings.Count(out, `"gitVersion"`); n != 4 {
-			t.Errorf("without %s, %d hosts of 4 reach the API:\n%s", gone, n, out)
-		}
+		eventually(t, time.Minute, "the API is reached without "+gone, func(context.Context) error {
+			out, err := after.try(t.Context(), t, "hosts", "exec", after.inventory, "--", "curl -sk --max-time 20 https://127.0.0.1:6444/version")
+			if n := strings.Count(out, `"gitVersion"`); err == nil && n != 4 {
+				err = fmt.Errorf("%d hosts of 4 reach it:\n%s", n, out)
+			}
+			return err
+		})
 		after.hosts(t, "systemctl start clusterctl-controlplane", gone)
 	}
 
@@ -80,21 +86,32 @@ func TestControlPlaneReplaced(t *testing.T) {
 	}
 }
 
-// wantMembers wants an etcd member on each of the hosts, with a vote, and no other.
+// wantMembers waits until there is an etcd member on each of the hosts, well and
+// with a vote, and no other.
 func (c *cluster) wantMembers(t *testing.T, names ...string) {
 	t.Helper()
-	out := c.run(t, "status", c.inventory, "-o", "json")
-	if n := strings.Count(out, `"peerURL"`); n != len(names) {
-		t.Errorf("etcd has %d members, want %d:\n%s", n, len(names), out)
-	}
-	for _, name := range names {
-		if !strings.Contains(out, "https://"+c.address(t, name)+":") {
-			t.Errorf("etcd has no member on %s:\n%s", name, out)
+	// A member that is slow to answer is an error of status.
+	eventually(t, time.Minute, "etcd's members", func(context.Context) error {
+		out, err := c.try(t.Context(), t, "status", c.inventory, "-o", "json")
+		if err != nil {
+			return err
 		}
-	}
-	if strings.Contains(out, `"learner": true`) {
-		t.Errorf("an etcd member is still a learner:\n%s", out)
-	}
+		if n := strings.Count(out, `"peerURL"`); n != len(names) {
+			return fmt.Errorf("etcd has %d members, want %d:\n%s", n, len(names), out)
+		}
+		for _, name := range names {
+			if !strings.Contains(out, "https://"+c.address(t, name)+":") {
+				return fmt.Errorf("etcd has no member on %s:\n%s", name, out)
+			}
+		}
+		if n := strings.Count(out, `"healthy": true`); n != len(names) {
+			return fmt.Errorf("%d members of %d are healthy:\n%s", n, len(names), out)
+		}
+		if strings.Contains(out, `"learner": true`) {
+			return fmt.Errorf("an etcd member is still a learner:\n%s", out)
+		}
+		return nil
+	})
 }
 
 // without is the inventory with hosts that are to leave.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,18 +33,10 @@ func TestStacked(t *testing.T) {
 		if !strings.Contains(out, "nothing to do") {
 			t.Errorf("plan after up says:\n%s", out)
 		}
-		// The machine may have other things to do: the quickest of three counts.
-		var took []time.Duration
-		for len(took) < 3 && (len(took) == 0 || slices.Min(took) > 5*time.Second) {
-			took = append(took, c.up(t))
-		}
+		c.wantQuickUp(t)
 		if got := c.state(t); got != want {
 			t.Errorf("a second up changed something:\n%s", difference(want, got))
 		}
-		if slices.Min(took) > 5*time.Second {
-			t.Errorf("a second up and others after it took %s, want at most 5 s", took)
-		}
-		t.Logf("second up took %s", took)
 	})
 	if t.Failed() {
 		return
@@ -69,9 +60,13 @@ func TestStacked(t *testing.T) {
 	t.Run("hosts leave", c.testHostsLeave)
 	t.Run("reset", func(t *testing.T) {
 		c.run(t, "reset", c.inventory, "--yes")
-		if after := c.hosts(t, hostFootprint); after != before {
-			t.Errorf("reset left the hosts changed:\n%s", difference(before, after))
-		}
+		// The last processes, that of the remote hand among them, may end a moment later.
+		eventually(t, time.Minute, "hosts as they were", func(context.Context) error {
+			if after := c.hosts(t, hostFootprint); after != before {
+				return fmt.Errorf("reset left the hosts changed:\n%s", difference(before, after))
+			}
+			return nil
+		})
 	})
 }
 
@@ -85,9 +80,7 @@ func TestExternalEtcd(t *testing.T) {
 	if out := c.hosts(t, "ls /etc/clusterctl/pki/ca 2>/dev/null || echo no CA keys here", "etcd1", "etcd2", "etcd3", "worker1"); strings.Count(out, "no CA keys here") != 4 {
 		t.Errorf("CA keys outside the control planes:\n%s", out)
 	}
-	if took := c.up(t); took > 5*time.Second {
-		t.Errorf("a second up took %s, want at most 5 s", took)
-	}
+	c.wantQuickUp(t)
 }
 
 // testKubectl drives an unmodified kubectl 1.36.
@@ -163,7 +156,7 @@ func (c *cluster) testClientGo(t *testing.T) {
 	if _, err := client.CoreV1().ConfigMaps("default").Update(t.Context(), stale, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
 		t.Errorf("updating a stale object gives %v, want a conflict", err)
 	}
-	timeout := time.After(5 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		select {
 		case name := <-seen:
@@ -171,7 +164,7 @@ func (c *cluster) testClientGo(t *testing.T) {
 				return
 			}
 		case <-timeout:
-			t.Fatal("the informer did not see the new object within 5 s")
+			t.Fatal("the informer did not see the new object within a minute")
 		}
 	}
 }
@@ -216,5 +209,8 @@ func (c *cluster) testKilledControlPlane(t *testing.T) {
 	})
 	t.Logf("a new Deployment was available after %s", took.Round(10*time.Millisecond))
 	c.run(t, "lab", "start", "--name", c.name, "cp1")
+	// The node may never have been found missing, so that its being Ready says little:
+	// what comes next takes the vote of another member of etcd away.
 	c.wantNodesReady(t, 5)
+	c.wantMembers(t, "cp1", "cp2", "cp3")
 }

@@ -18,7 +18,8 @@ import (
 type Server struct {
 	Addr string // host:port
 
-	config *ssh.ServerConfig
+	config  *ssh.ServerConfig
+	running sync.WaitGroup // what serves connections, and commands
 
 	mu     sync.Mutex
 	frozen bool // answers nothing any more
@@ -36,7 +37,8 @@ type Options struct {
 	Env       []string        // of commands, beside the test's own
 }
 
-// New starts a server.
+// New starts a server. When the test ends, so have its commands: they may write to
+// the test's directories.
 func New(t testing.TB, o Options) *Server {
 	t.Helper()
 	s := &Server{}
@@ -68,8 +70,15 @@ func New(t testing.TB, o Options) *Server {
 		t.Fatal(err)
 	}
 	s.Addr = l.Addr().String()
-	t.Cleanup(func() { l.Close(); s.Cut() })
+	accepting := make(chan struct{})
+	t.Cleanup(func() {
+		l.Close()
+		<-accepting
+		s.Cut()
+		s.running.Wait()
+	})
 	go func() {
+		defer close(accepting)
 		for {
 			conn, err := l.Accept()
 			if err != nil {
@@ -78,7 +87,7 @@ func New(t testing.TB, o Options) *Server {
 			s.mu.Lock()
 			s.conns = append(s.conns, conn)
 			s.mu.Unlock()
-			go s.serve(conn, o.Env)
+			s.running.Go(func() { s.serve(conn, o.Env) })
 		}
 	}()
 	return s
@@ -139,9 +148,9 @@ func (s *Server) serve(nc net.Conn, env []string) {
 	for c := range channels {
 		switch c.ChannelType() {
 		case "session":
-			go session(c, env)
+			s.running.Go(func() { s.session(c, env) })
 		case "direct-tcpip":
-			go s.forward(c)
+			s.running.Go(func() { s.forward(c) })
 		default:
 			_ = c.Reject(ssh.UnknownChannelType, "")
 		}
@@ -179,7 +188,7 @@ func (s *Server) forward(c ssh.NewChannel) {
 	out.Close()
 }
 
-func session(c ssh.NewChannel, env []string) {
+func (s *Server) session(c ssh.NewChannel, env []string) {
 	channel, requests, err := c.Accept()
 	if err != nil {
 		return
@@ -192,7 +201,7 @@ func session(c ssh.NewChannel, env []string) {
 			var command struct{ Line string }
 			_ = ssh.Unmarshal(r.Payload, &command)
 			_ = r.Reply(true, nil)
-			go func() {
+			s.running.Go(func() {
 				cmd := exec.CommandContext(ctx, "sh", "-c", command.Line)
 				cmd.Env = append(os.Environ(), env...)
 				cmd.Stdout, cmd.Stderr = channel, channel.Stderr()
@@ -208,7 +217,7 @@ func session(c ssh.NewChannel, env []string) {
 				}
 				_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status)}))
 				channel.Close()
-			}()
+			})
 		case "signal":
 			cancel()
 		default:

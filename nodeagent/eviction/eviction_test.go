@@ -3,6 +3,7 @@ package eviction
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -34,6 +35,8 @@ type world struct {
 	images  int64 // bytes that unused ones take
 	evicted []string
 	said    []string
+
+	annotations map[string]string // of the pod evicted last
 }
 
 func (w *world) Observe(context.Context) Observations {
@@ -53,8 +56,8 @@ func (w *world) FreeImages(context.Context) error {
 	w.images, w.seen[ImageDisk] = 0, o
 	return nil
 }
-func (w *world) Evict(pod *v1.Pod, grace time.Duration, message string, _ bool) bool {
-	w.evicted = append(w.evicted, pod.Name+" "+grace.String()+" "+message)
+func (w *world) Evict(pod *v1.Pod, grace time.Duration, cause Cause) bool {
+	w.evicted, w.annotations = append(w.evicted, pod.Name+" "+grace.String()+" "+cause.Message), cause.Annotations
 	w.pods = slices.DeleteFunc(slices.Clone(w.pods), func(p *v1.Pod) bool { return p == pod })
 	return true
 }
@@ -121,6 +124,9 @@ func TestHardThresholdEvictsTheGreediest(t *testing.T) {
 		"Container c was using 128Mi, request is 64Mi, has larger consumption of memory. "
 	if len(w.evicted) != 1 || w.evicted[0] != want {
 		t.Errorf("got %q, want %q", w.evicted, want)
+	}
+	if want := map[string]string{"starved_resource": "memory", "offending_containers": "c", "offending_containers_usage": "128Mi"}; !maps.Equal(w.annotations, want) {
+		t.Errorf("annotated %v, want %v", w.annotations, want)
 	}
 	if len(w.said) != 1 || w.said[0] != "EvictionThresholdMet Attempting to reclaim memory" {
 		t.Errorf("said %q", w.said)
@@ -259,8 +265,8 @@ func TestOutgrown(t *testing.T) {
 	m, counted := newManager(t, hostconfig.Eviction{}, w), ""
 	m.Evicted = func(signal string) { counted += signal }
 	m.step(t.Context(), time.Unix(1000, 0))
-	if len(w.evicted) != 1 || counted != "emptydirfs.limit" {
-		t.Errorf("evicted %q, counted as %q", w.evicted, counted)
+	if len(w.evicted) != 1 || counted != "emptydirfs.limit" || w.annotations != nil {
+		t.Errorf("evicted %q, counted as %q, annotated %v", w.evicted, counted, w.annotations)
 	}
 }
 
@@ -274,8 +280,14 @@ func TestPodsThatAskAsAWholeAreNamed(t *testing.T) {
 	want := "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. " +
 		"Pod p was using 3Mi, request is 1Mi, has larger consumption of memory. " +
 		"Container c was using 2Mi, request is 0, has larger consumption of memory. "
-	if got := explain(Pod{pod, usage}, threshold, Observations{Memory: {Available: 50 << 20, Capacity: 1 << 30}}); got != want {
-		t.Errorf("got %q, want %q", got, want)
+	got := explain(Pod{pod, usage}, threshold, Observations{Memory: {Available: 50 << 20, Capacity: 1 << 30}})
+	if got.Message != want || !got.Disrupts {
+		t.Errorf("got %+v, want %q", got, want)
+	}
+	annotations := map[string]string{"starved_resource": "memory", "offending_pod": "p", "offending_pod_usage": "3Mi",
+		"offending_containers": "c", "offending_containers_usage": "2Mi"}
+	if !maps.Equal(got.Annotations, annotations) {
+		t.Errorf("annotated %v, want %v", got.Annotations, annotations)
 	}
 }
 

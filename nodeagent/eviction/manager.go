@@ -34,9 +34,9 @@ type Host interface {
 	Observe(ctx context.Context) Observations
 	Pods() []*v1.Pod // that run
 	Usage(ctx context.Context, pod *v1.Pod) (Usage, error)
-	FreeImages(ctx context.Context) error                                         // all that nobody uses
-	Evict(pod *v1.Pod, grace time.Duration, message string, disruption bool) bool // false: it ends already
-	Warn(reason, message string)                                                  // an event of the node
+	FreeImages(ctx context.Context) error                     // all that nobody uses
+	Evict(pod *v1.Pod, grace time.Duration, cause Cause) bool // false: it ends already
+	Warn(reason, message string)                              // an event of the node
 }
 
 // Manager watches over the host. Safe for concurrent use.
@@ -148,7 +148,7 @@ func (m *Manager) step(ctx context.Context, now time.Time) {
 				grace = min(grace, time.Duration(*own)*time.Second)
 			}
 		}
-		if m.Host.Evict(victim.Pod, grace, explain(victim, t, seen), true) {
+		if m.Host.Evict(victim.Pod, grace, explain(victim, t, seen)) {
 			m.Logger.Warn("evicted a pod", "pod", victim.Namespace+"/"+victim.Name, "resource", name)
 			m.going, m.gone = victim.UID, now.Add(departure)
 			if m.Evicted != nil {
@@ -199,7 +199,7 @@ func (m *Manager) evictOutgrown(ctx context.Context) (any bool) {
 			m.Logger.Debug("cannot measure a pod", "pod", pod.Namespace+"/"+pod.Name, "error", err)
 			continue
 		}
-		if limit, message := Outgrown(Pod{pod, usage}); message != "" && m.Host.Evict(pod, immediate, message, false) {
+		if limit, message := Outgrown(Pod{pod, usage}); message != "" && m.Host.Evict(pod, immediate, Cause{Message: message}) {
 			any = true
 			if m.Evicted != nil {
 				m.Evicted(limit)

@@ -81,18 +81,42 @@ func Critical(pod *v1.Pod) bool {
 	return pod.Annotations["kubernetes.io/config.source"] == "file" || priority(pod) >= systemCritical
 }
 
+// Cause is why a pod has to go.
+type Cause struct {
+	Message string
+	// Annotations of the event say it for programs: what ran short, who used more of
+	// it than asked for, and how much. Pods that outgrew their own limits have none.
+	Annotations map[string]string
+	// Disrupts says that the pod goes for the host's sake, not for its own faults.
+	Disrupts bool
+}
+
+// Keys of a cause's annotations, as they are upstream. Lists are joined by commas.
+const (
+	starvedResource   = "starved_resource"
+	offendingPod      = "offending_pod"
+	offendingPodUsage = "offending_pod_usage"
+	offenders         = "offending_containers"
+	offendersUsage    = "offending_containers_usage"
+)
+
 // explain says why a pod is evicted for a threshold.
-func explain(pod Pod, t Threshold, o Observations) string {
+func explain(pod Pod, t Threshold, o Observations) Cause {
 	name := t.Signal.resource()
+	cause := Cause{Disrupts: true, Annotations: map[string]string{starvedResource: string(name), offenders: "", offendersUsage: ""}}
+	var names, amounts []string
 	var b strings.Builder
 	fmt.Fprintf(&b, "The node was low on resource: %v. ", name)
 	fmt.Fprintf(&b, "Threshold quantity: %v, available: %v. ", t.Least.quantity(o[t.Signal].Capacity), o.quantity(t.Signal))
 	if name != v1.ResourceMemory && name != v1.ResourceEphemeralStorage {
-		return b.String()
+		cause.Message = b.String()
+		return cause
 	}
 	if name == v1.ResourceMemory && resourcehelper.IsPodLevelResourcesSet(pod.Pod) {
 		if request, ok := pod.Spec.Resources.Requests[name]; ok {
-			larger(&b, "Pod", pod.Name, resource.NewQuantity(pod.Memory, resource.BinarySI), request, name)
+			used := resource.NewQuantity(pod.Memory, resource.BinarySI)
+			larger(&b, "Pod", pod.Name, used, request, name)
+			cause.Annotations[offendingPod], cause.Annotations[offendingPodUsage] = pod.Name, used.String()
 		}
 	}
 	for _, list := range [][]v1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
@@ -108,10 +132,13 @@ func explain(pod Pod, t Threshold, o Observations) string {
 			request := list[i].Resources.Requests[name]
 			if q := resource.NewQuantity(amount, resource.BinarySI); q.Cmp(request) > 0 {
 				larger(&b, "Container", list[i].Name, q, request, name)
+				names, amounts = append(names, list[i].Name), append(amounts, q.String())
 			}
 		}
 	}
-	return b.String()
+	cause.Annotations[offenders], cause.Annotations[offendersUsage] = strings.Join(names, ","), strings.Join(amounts, ",")
+	cause.Message = b.String()
+	return cause
 }
 
 // larger says how much of a resource something uses, and was to use.

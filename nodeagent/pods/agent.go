@@ -395,15 +395,26 @@ func (a *Agent) probed(pod *v1.Pod, c *v1.Container, reason, message string) {
 
 // event records an event of the pod, or of one of its containers.
 func (a *Agent) event(pod *v1.Pod, container, kind, reason, message string) {
-	ref := &v1.ObjectReference{
-		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion}
 	if pod.Namespace == "" {
 		return // an orphan: nobody would find the event
 	}
+	ref := reference(pod)
 	if container != "" {
 		ref.FieldPath = fieldPath(pod, container)
 	}
 	a.Recorder.Event(ref, kind, reason, message)
+}
+
+// annotatedEvent is event with more for programs to read.
+func (a *Agent) annotatedEvent(pod *v1.Pod, annotations map[string]string, kind, reason, message string) {
+	if pod.Namespace != "" {
+		a.Recorder.AnnotatedEventf(reference(pod), annotations, kind, reason, "%s", message)
+	}
+}
+
+func reference(pod *v1.Pod) *v1.ObjectReference {
+	return &v1.ObjectReference{
+		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion}
 }
 
 func fieldPath(pod *v1.Pod, container string) string {

@@ -123,21 +123,21 @@ func (h host) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, error) {
 }
 
 // Evict ends a pod for good.
-func (h host) Evict(pod *v1.Pod, grace time.Duration, message string, disruption bool) bool {
+func (h host) Evict(pod *v1.Pod, grace time.Duration, cause eviction.Cause) bool {
 	h.mu.Lock()
 	w := h.workers[pod.UID]
 	h.mu.Unlock()
 	if w == nil {
 		return false
 	}
-	end := &End{Phase: v1.PodFailed, Reason: eviction.Reason, Message: message, Grace: int64(grace / time.Second), Since: time.Now()}
-	if disruption {
+	end := &End{Phase: v1.PodFailed, Reason: eviction.Reason, Message: cause.Message, Grace: int64(grace / time.Second), Since: time.Now()}
+	if cause.Disrupts {
 		end.Disrupted = v1.PodReasonTerminationByKubelet
 	}
 	if !w.finishWith(end) {
 		return false
 	}
-	h.event(pod, "", v1.EventTypeWarning, eviction.Reason, message)
+	h.annotatedEvent(pod, cause.Annotations, v1.EventTypeWarning, eviction.Reason, cause.Message)
 	return true
 }
 

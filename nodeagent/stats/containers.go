@@ -150,7 +150,7 @@ func (c *Containers) Collect(out chan<- prometheus.Metric) {
 	}
 	reader := newGroupReader(c.Cgroups)
 	host, _ := os.Readlink("/proc/self/ns/net")
-	for _, name := range append([]string{"/"}, reader.walk("/kubepods")...) {
+	for _, name := range append([]string{"/"}, reader.walk(reader.pods())...) {
 		g, about := reader.read(name), known.of(name)
 		if !g.hasMemory && !g.hasCPU {
 			continue
@@ -214,9 +214,13 @@ func identify(ctx context.Context, r *runtime.Runtime) (*identities, error) {
 
 // of says whose group has that name, in the notation of either driver: a
 // container's ends in its ID ("…/ID", "…/cri-containerd-ID.scope"), a pod's in its
-// UID ("…/podUID", "…-podUID.slice", with underscores).
+// UID ("…/podUID", "…-podUID.slice", with underscores). CRI-O has a group beside a
+// container's for what watches over it, which is nobody's.
 func (k *identities) of(name string) *identity {
 	base := strings.TrimSuffix(path.Base(name), ".scope")
+	if strings.HasPrefix(base, "crio-conmon-") {
+		return &identity{}
+	}
 	if i := k.byID[base[strings.LastIndexByte(base, '-')+1:]]; i != nil {
 		return i
 	}

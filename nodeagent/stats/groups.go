@@ -58,13 +58,27 @@ func newGroupReader(root string) *groupReader {
 	return &groupReader{root: root, unified: unified, devices: map[string]string{}}
 }
 
+// pods names the group of all pods, in the notation of the driver that made it.
+func (r *groupReader) pods() string {
+	const slice = "/kubepods.slice"
+	if exists(filepath.Join(r.hierarchy(), slice)) {
+		return slice
+	}
+	return "/kubepods"
+}
+
+// hierarchy is the directory that groups are looked for in.
+func (r *groupReader) hierarchy() string {
+	if r.unified {
+		return r.root
+	}
+	return filepath.Join(r.root, "memory")
+}
+
 // walk names the group top ("/kubepods") and all below it, which may end at any
 // moment.
 func (r *groupReader) walk(top string) []string {
-	root := r.root
-	if !r.unified {
-		root = filepath.Join(root, "memory")
-	}
+	root := r.hierarchy()
 	var names []string
 	_ = filepath.WalkDir(filepath.Join(root, top), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {

@@ -93,6 +93,22 @@ func TestWalkNamesAllGroups(t *testing.T) {
 	}
 }
 
+// TestPodsAreFoundWhereverTheDriverPutsThem: systemd has a slice for them.
+func TestPodsAreFoundWhereverTheDriverPutsThem(t *testing.T) {
+	for _, c := range []struct {
+		unified bool
+		file    string
+		want    string
+	}{
+		{true, "kubepods/x", "/kubepods"}, {true, "kubepods.slice/x", "/kubepods.slice"},
+		{false, "memory/kubepods/x", "/kubepods"}, {false, "memory/kubepods.slice/x", "/kubepods.slice"},
+	} {
+		if got := (&groupReader{root: files(t, map[string]string{c.file: ""}), unified: c.unified}).pods(); got != c.want {
+			t.Errorf("with %s: %s", c.file, got)
+		}
+	}
+}
+
 func TestTraffic(t *testing.T) {
 	proc := files(t, map[string]string{"net/dev": `Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
@@ -111,6 +127,8 @@ func TestGroupsAreNamedAfterContainersAndPods(t *testing.T) {
 	for name, want := range map[string]*identity{
 		"/kubepods/burstable/pod1-2/abc": container,
 		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/cri-containerd-abc.scope": container,
+		"/kubepods.slice/kubepods-pod1_2.slice/crio-abc.scope":                                              container,
+		"/kubepods.slice/kubepods-pod1_2.slice/crio-conmon-abc.scope":                                       {},
 		"/kubepods/pod1-2": pod,
 		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice": pod,
 		"/kubepods/burstable": {}, "/": {}, "/kubepods/pod3": {},

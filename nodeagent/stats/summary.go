@@ -129,7 +129,7 @@ func (s *Source) measure(ctx context.Context) (*stats.Summary, *found, error) {
 	of := func(name string, g *group) (*stats.CPUStats, *stats.MemoryStats, *stats.SwapStats, *stats.IOStats) {
 		return g.cpuStats(now, measured(name, uint64(g.cpu*nanoseconds))), g.memoryStats(now), g.swapStats(now), g.io(now)
 	}
-	for name, group := range map[string]string{stats.SystemContainerPods: "/kubepods", stats.SystemContainerKubelet: ownGroup()} {
+	for name, group := range map[string]string{stats.SystemContainerPods: reader.pods(), stats.SystemContainerKubelet: ownGroup()} {
 		if g := reader.read(group); g.hasCPU || g.hasMemory {
 			c := stats.ContainerStats{Name: name, StartTime: summary.Node.StartTime}
 			if name == stats.SystemContainerKubelet && g.cpu == 0 {
@@ -143,7 +143,7 @@ func (s *Source) measure(ctx context.Context) (*stats.Summary, *found, error) {
 	places := map[string]int{} // of pods in the summary, by UID
 	more := &found{map[string]int{}}
 	host, _ := os.Readlink("/proc/self/ns/net")
-	for _, name := range reader.walk("/kubepods") {
+	for _, name := range reader.walk(reader.pods()) {
 		about := known.of(name)
 		if about.uid == "" {
 			continue

@@ -228,7 +228,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 		SecondAddress: secondAddress(config),
 		Agent:         config, Client: client, Lister: core.Nodes().Lister(), Runtime: cri, Logger: logger.With("part", "node")})
 	agent = pods.New(ctx, pods.Config{
-		Eviction: evictions, CollectImages: config.Images,
+		Eviction: evictions, CollectImages: config.Images, CgroupRoot: cgroupRoot,
 		StateDir: config.StateDir, LogDir: hostconfig.PodLogs,
 		Domain: config.Cluster.Domain, DNSAddress: config.Cluster.DNSAddress,
 		HostIPs: func() []string { return hostIPs(self.Current(), config.Address) }, MemoryCapacity: int64(memory.Total),

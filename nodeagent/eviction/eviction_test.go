@@ -33,6 +33,7 @@ type world struct {
 	pods    []*v1.Pod
 	usage   map[string]Usage
 	images  int64 // bytes that unused ones take
+	layout  Layout
 	evicted []string
 	said    []string
 
@@ -46,7 +47,8 @@ func (w *world) Observe(context.Context) Observations {
 	}
 	return copied
 }
-func (w *world) Pods() []*v1.Pod { return w.pods }
+func (w *world) Pods() []*v1.Pod               { return w.pods }
+func (w *world) Layout(context.Context) Layout { return w.layout }
 func (w *world) Usage(_ context.Context, pod *v1.Pod) (Usage, error) {
 	return w.usage[pod.Name], nil
 }
@@ -75,7 +77,9 @@ func newManager(t *testing.T, c hostconfig.Eviction, w *world) *Manager {
 func TestSignalsAreThoseThatInventoriesMayName(t *testing.T) {
 	var names []string
 	for _, s := range order {
-		names = append(names, string(s))
+		if s != PodsMemory { // has the threshold of Memory
+			names = append(names, string(s))
+		}
 	}
 	if !slices.Equal(names, hostconfig.EvictionSignals) {
 		t.Errorf("the host acts upon %v, inventories may name %v", names, hostconfig.EvictionSignals)
@@ -84,7 +88,7 @@ func TestSignalsAreThoseThatInventoriesMayName(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	s, err := Parse(hostconfig.Eviction{})
-	if err != nil || len(s.Thresholds) != 5 || s.Transition != 5*time.Minute {
+	if err != nil || len(s.Thresholds) != 6 || s.Transition != 5*time.Minute {
 		t.Errorf("defaults: %+v %v", s, err)
 	}
 	for _, c := range []struct {
@@ -212,6 +216,75 @@ func TestDiskIsFreedOfImagesFirst(t *testing.T) {
 	}
 }
 
+// TestPodsAreKeptToWhatTheyMayHaveTogether: the host may have memory left that is
+// kept from pods.
+func TestPodsAreKeptToWhatTheyMayHaveTogether(t *testing.T) {
+	w := &world{
+		seen: Observations{Memory: {Available: 1 << 29, Capacity: 1 << 30}, PodsMemory: {Available: 50 << 20, Capacity: 1 << 29}},
+		pods: []*v1.Pod{testPod("a", 0, "")},
+	}
+	m, counted := newManager(t, hostconfig.Eviction{Hard: map[string]string{"memory.available": "20%"}}, w), ""
+	m.Evicted = func(signal string) { counted += signal }
+	m.step(t.Context(), time.Unix(1000, 0))
+	if len(w.evicted) != 1 || counted != "allocatableMemory.available" || !slices.Equal(m.Pressures(), []v1.NodeConditionType{v1.NodeMemoryPressure}) ||
+		!strings.Contains(w.evicted[0], "low on resource: memory. Threshold quantity: 107374182, available: 50Mi. ") {
+		t.Errorf("evicted %q, counted as %q, pressures %v", w.evicted, counted, m.Pressures())
+	}
+	soft, err := Parse(hostconfig.Eviction{Hard: map[string]string{}, Soft: map[string]string{"memory.available": "1Gi"}, SoftGraceSeconds: map[string]int{"memory.available": 1}})
+	if err != nil || len(soft.Thresholds) != 1 {
+		t.Errorf("a soft threshold is copied: %+v, %v", soft.Thresholds, err)
+	}
+}
+
+// TestWhoGoesDependsOnTheDisk: nobody goes for what lies on a disk with room left, and
+// images stay where removing them frees nothing.
+func TestWhoGoesDependsOnTheDisk(t *testing.T) {
+	one, apart, split := Layout{}, Layout{ImagesApart: true, LayersApart: true}, Layout{ImagesApart: true}
+	for _, c := range []struct {
+		layout Layout
+		short  Signal
+		first  string
+		images bool // are freed
+	}{
+		{one, NodeDisk, "both", true},
+		{one, ImageInodes, "both", true},
+		{apart, NodeDisk, "logs", false},
+		{apart, NodeInodes, "logs", false},
+		{apart, ImageDisk, "writes", true},
+		{apart, ImageInodes, "writes", true},
+		{split, NodeDisk, "both", false},
+		{split, ImageDisk, "idle", true}, // nobody has anything there: the lowest priority goes
+	} {
+		w := &world{
+			seen: Observations{c.short: {Available: 1, Capacity: 1000}}, layout: c.layout,
+			pods: []*v1.Pod{testPod("both", 1, ""), testPod("logs", 1, ""), testPod("writes", 1, ""), testPod("idle", 0, "")},
+			usage: map[string]Usage{
+				"both": {Local: Space{30, 30}, Layers: Space{30, 30}}, "logs": {Local: Space{40, 40}}, "writes": {Layers: Space{50, 50}},
+			},
+		}
+		freed := &freed{world: w}
+		settings, err := Parse(hostconfig.Eviction{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		New(settings, freed, slog.New(slog.DiscardHandler)).step(t.Context(), time.Unix(1000, 0))
+		if len(w.evicted) != 1 || !strings.HasPrefix(w.evicted[0], c.first+" ") || freed.images != c.images {
+			t.Errorf("%+v, %s: evicted %q, freed images: %v, want %s, %v", c.layout, c.short, w.evicted, freed.images, c.first, c.images)
+		}
+	}
+}
+
+// freed is a world without images to free.
+type freed struct {
+	*world
+	images bool // somebody tried
+}
+
+func (f *freed) FreeImages(context.Context) error {
+	f.images = true
+	return nil
+}
+
 func TestAdmitUnderPressure(t *testing.T) {
 	tolerant := testPod("tolerant", 0, "")
 	tolerant.Spec.Tolerations = []v1.Toleration{{Key: v1.TaintNodeMemoryPressure, Operator: v1.TolerationOpExists, Effect: v1.TaintEffectNoSchedule}}
@@ -251,7 +324,7 @@ func TestOutgrown(t *testing.T) {
 	}{
 		{Usage{EmptyDirs: map[string]int64{"v": 1 << 20}}, "", ""},
 		{Usage{EmptyDirs: map[string]int64{"v": 1<<20 + 1}}, "emptydirfs.limit", `Usage of EmptyDir volume "v" exceeds the limit "1Mi". `},
-		{Usage{Disk: 2<<20 + 1}, "ephemeralpodfs.limit", "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. "},
+		{Usage{Layers: Space{Bytes: 1 << 20}, Local: Space{Bytes: 1<<20 + 1}}, "ephemeralpodfs.limit", "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. "},
 		{Usage{Containers: map[string]ContainerUsage{"c": {Disk: 2<<20 + 1}}}, "ephemeralcontainerfs.limit", `Container c exceeded its local ephemeral storage limit "2Mi". `},
 	} {
 		if limit, got := Outgrown(Pod{pod, c.usage}); got != c.say || limit != c.limit {
@@ -300,7 +373,7 @@ func TestRankSparesTheModest(t *testing.T) {
 			pod := testPod("p", int32(rapid.IntRange(0, 2).Draw(r, "priority")), []string{"", "1Mi", "8Mi"}[rapid.IntRange(0, 2).Draw(r, "request")])
 			pods = append(pods, Pod{pod, Usage{Memory: int64(rapid.IntRange(0, 16<<20).Draw(r, "usage"))}})
 		}
-		Rank(pods, v1.ResourceMemory)
+		Rank(pods, Memory, Layout{})
 		exceeds := func(p Pod) bool {
 			return p.Memory > p.Spec.Containers[0].Resources.Requests.Memory().Value()
 		}

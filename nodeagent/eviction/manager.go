@@ -33,6 +33,7 @@ const immediate = time.Second
 type Host interface {
 	Observe(ctx context.Context) Observations
 	Pods() []*v1.Pod // that run
+	Layout(ctx context.Context) Layout
 	Usage(ctx context.Context, pod *v1.Pod) (Usage, error)
 	FreeImages(ctx context.Context) error                     // all that nobody uses
 	Evict(pod *v1.Pod, grace time.Duration, cause Cause) bool // false: it ends already
@@ -115,7 +116,8 @@ func (m *Manager) step(ctx context.Context, now time.Time) {
 	t := act[0]
 	name := t.Signal.resource()
 	m.Host.Warn("EvictionThresholdMet", fmt.Sprintf("Attempting to reclaim %s", name))
-	if t.Signal.condition() == v1.NodeDiskPressure {
+	layout := m.Host.Layout(ctx)
+	if layout.freesImages(t.Signal) {
 		if err := m.Host.FreeImages(ctx); err != nil {
 			m.Logger.Warn("cannot free images", "error", err)
 		}
@@ -139,7 +141,7 @@ func (m *Manager) step(ctx context.Context, now time.Time) {
 		m.Logger.Warn("the host runs short, and no pod can be evicted", "resource", name)
 		return
 	}
-	Rank(pods, name)
+	Rank(pods, t.Signal, layout)
 	for _, victim := range pods {
 		grace := immediate
 		if t.Soft {

@@ -14,8 +14,8 @@ import (
 // Usage is what a pod uses, in bytes and counts.
 type Usage struct {
 	Memory     int64
-	Disk       int64 // containers, their logs, and volumes on the node's disk
-	Inodes     int64
+	Layers     Space // what containers wrote to their own file systems
+	Local      Space // logs, and volumes on the node's disk
 	Processes  int64
 	Containers map[string]ContainerUsage
 	EmptyDirs  map[string]int64 // by volume, those on disk
@@ -26,16 +26,51 @@ type ContainerUsage struct {
 	Memory, Disk int64 // Disk: what it wrote, and its logs
 }
 
-func (u Usage) of(name v1.ResourceName) int64 {
-	switch name {
-	case v1.ResourceMemory:
-		return u.Memory
-	case v1.ResourceEphemeralStorage:
-		return u.Disk
-	case "inodes":
-		return u.Inodes
+// Space is room on a disk.
+type Space struct{ Bytes, Inodes int64 }
+
+// Layout says which disk is which. The zero Layout is a host with one.
+type Layout struct {
+	ImagesApart bool // images are not on the node's disk
+	LayersApart bool // what containers write is not on the node's disk
+}
+
+// freesImages says that what ran short is on the disk of images.
+func (l Layout) freesImages(s Signal) bool {
+	switch s {
+	case NodeDisk, NodeInodes:
+		return !l.ImagesApart
+	case ImageDisk, ImageInodes:
+		return true
 	}
-	return u.Processes
+	return false
+}
+
+// of is what the pod uses of what the signal measures: of disks, what lies on the one
+// that ran short.
+func (u Usage) of(s Signal, l Layout) int64 {
+	switch s {
+	case Memory, PodsMemory:
+		return u.Memory
+	case PIDs:
+		return u.Processes
+	}
+	layers, local := !l.LayersApart, true // on the node's disk
+	if s == ImageDisk || s == ImageInodes {
+		layers, local = l.LayersApart == l.ImagesApart, !l.ImagesApart
+	}
+	var sum Space
+	if layers {
+		sum = u.Layers
+	}
+	if local {
+		sum.Bytes += u.Local.Bytes
+		sum.Inodes += u.Local.Inodes
+	}
+	if s == NodeInodes || s == ImageInodes {
+		return sum.Inodes
+	}
+	return sum.Bytes
 }
 
 // Pod is a pod that runs, and what it uses.
@@ -46,15 +81,17 @@ type Pod struct {
 
 // Rank sorts pods, the first to be evicted first: those that use more of the
 // resource than they asked for, those of the lowest priority, those that are
-// the furthest beyond what they asked for.
-func Rank(pods []Pod, name v1.ResourceName) {
+// the furthest beyond what they asked for. Nobody asks for inodes: who has any is
+// beyond that.
+func Rank(pods []Pod, s Signal, l Layout) {
+	name := s.resource()
 	beyond := func(p Pod) int64 {
 		requests := resourcehelper.PodRequests(p.Pod, resourcehelper.PodResourcesOptions{})
 		asked := requests[name]
-		return p.of(name) - asked.Value()
+		return p.of(s, l) - asked.Value()
 	}
 	exceeds := func(p Pod) int {
-		if (name == v1.ResourceMemory || name == v1.ResourceEphemeralStorage) && beyond(p) > 0 {
+		if s != PIDs && beyond(p) > 0 {
 			return 0
 		}
 		return 1
@@ -177,7 +214,7 @@ func Outgrown(pod Pod) (limit, message string) {
 		}
 	}
 	limits := resourcehelper.PodLimits(pod.Pod, resourcehelper.PodResourcesOptions{})
-	if most, ok := limits[v1.ResourceEphemeralStorage]; ok && pod.Disk > most.Value() {
+	if most, ok := limits[v1.ResourceEphemeralStorage]; ok && pod.Layers.Bytes+pod.Local.Bytes > most.Value() {
 		return podLimit, fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", most.String())
 	}
 	for i := range pod.Spec.Containers {

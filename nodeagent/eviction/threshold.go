@@ -17,9 +17,13 @@ import (
 // Signal is what is measured.
 type Signal string
 
-// The signals. What containers write lies on the disk of images.
+// The signals. PodsMemory is what is left of what all pods may have together: it has
+// the hard threshold of Memory, so that pods cannot use up what is kept from them.
+// Upstream's containerfs signals are not here: what containers write lies on the disk
+// of images or on the node's, whose thresholds those copy (Layout).
 const (
 	Memory      Signal = "memory.available"
+	PodsMemory  Signal = "allocatableMemory.available"
 	NodeDisk    Signal = "nodefs.available"
 	NodeInodes  Signal = "nodefs.inodesFree"
 	ImageDisk   Signal = "imagefs.available"
@@ -28,11 +32,11 @@ const (
 )
 
 // order is in which signals are acted upon: memory first, it kills fastest.
-var order = []Signal{Memory, NodeDisk, NodeInodes, ImageDisk, ImageInodes, PIDs}
+var order = []Signal{Memory, PodsMemory, NodeDisk, NodeInodes, ImageDisk, ImageInodes, PIDs}
 
 func (s Signal) condition() v1.NodeConditionType {
 	switch s {
-	case Memory:
+	case Memory, PodsMemory:
 		return v1.NodeMemoryPressure
 	case PIDs:
 		return v1.NodePIDPressure
@@ -43,7 +47,7 @@ func (s Signal) condition() v1.NodeConditionType {
 // resource is what runs short.
 func (s Signal) resource() v1.ResourceName {
 	switch s {
-	case Memory:
+	case Memory, PodsMemory:
 		return v1.ResourceMemory
 	case NodeInodes, ImageInodes:
 		return "inodes"
@@ -112,7 +116,7 @@ func Parse(c hostconfig.Eviction) (Settings, error) {
 	}{{false, hard}, {true, c.Soft}} {
 		for _, name := range slices.Sorted(maps.Keys(set.of)) {
 			t := Threshold{Signal: Signal(name), Soft: set.soft}
-			if !slices.Contains(order, t.Signal) {
+			if !slices.Contains(hostconfig.EvictionSignals, name) {
 				return settings, fmt.Errorf("eviction threshold %q: no such signal", name)
 			}
 			var err error
@@ -135,6 +139,10 @@ func Parse(c hostconfig.Eviction) (Settings, error) {
 				}
 			}
 			settings.Thresholds = append(settings.Thresholds, t)
+			if t.Signal == Memory && !t.Soft {
+				t.Signal = PodsMemory
+				settings.Thresholds = append(settings.Thresholds, t)
+			}
 		}
 	}
 	return settings, nil

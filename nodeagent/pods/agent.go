@@ -76,6 +76,7 @@ type Config struct {
 	DNSAddress     string          // of the cluster's DNS service; empty without one
 	HostIPs        func() []string // one of each family, the primary one first
 	MemoryCapacity int64           // of the host, in bytes
+	CgroupRoot     string          // where control groups are mounted; empty: what pods use together is not watched
 	Eviction       eviction.Settings
 	CollectImages  hostconfig.Images // zero: as Kubernetes does
 

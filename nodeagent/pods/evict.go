@@ -76,11 +76,31 @@ func (h host) Observe(ctx context.Context) eviction.Observations {
 			seen[inodes] = eviction.Observation{Available: int64(d.InodesFree), Capacity: int64(d.Inodes)}
 		}
 	}
+	if memory, ok := stats.ReadPodsMemory(h.CgroupRoot); ok {
+		seen[eviction.PodsMemory] = eviction.Observation{Available: int64(memory.Available), Capacity: int64(memory.Total)}
+	}
 	disk(h.StateDir, eviction.NodeDisk, eviction.NodeInodes)
 	if info, err := h.Runtime.Images.ImageFsInfo(ctx); err == nil && len(info.GetImageFilesystems()) > 0 {
 		disk(info.ImageFilesystems[0].GetFsId().GetMountpoint(), eviction.ImageDisk, eviction.ImageInodes)
 	}
 	return seen
+}
+
+// Layout finds out which disks are the same. What cannot be found out is taken for
+// the node's disk.
+func (h host) Layout(ctx context.Context) eviction.Layout {
+	info, err := h.Runtime.Images.ImageFsInfo(ctx)
+	if err != nil || len(info.GetImageFilesystems()) == 0 {
+		return eviction.Layout{}
+	}
+	apart := func(list []*criv1.FilesystemUsage) bool {
+		if len(list) == 0 {
+			list = info.ImageFilesystems // an old runtime: they are together
+		}
+		same, err := stats.SameDisk(h.StateDir, list[0].GetFsId().GetMountpoint())
+		return err == nil && !same
+	}
+	return eviction.Layout{ImagesApart: apart(info.ImageFilesystems), LayersApart: apart(info.ContainerFilesystems)}
 }
 
 // Usage measures a pod.
@@ -95,13 +115,15 @@ func (h host) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, error) {
 		of := usage.Containers[name]
 		memory := int64(c.GetMemory().GetWorkingSetBytes().GetValue())
 		bytes, inodes := stats.DiskUsage(filepath.Join(h.logDirectory(pod), name))
-		bytes += int64(c.GetWritableLayer().GetUsedBytes().GetValue())
+		written := int64(c.GetWritableLayer().GetUsedBytes().GetValue())
 		of.Memory += memory
-		of.Disk = bytes
+		of.Disk = bytes + written
 		usage.Containers[name] = of
 		usage.Memory += memory
-		usage.Disk += bytes
-		usage.Inodes += inodes + int64(c.GetWritableLayer().GetInodesUsed().GetValue())
+		usage.Local.Bytes += bytes
+		usage.Local.Inodes += inodes
+		usage.Layers.Bytes += written
+		usage.Layers.Inodes += int64(c.GetWritableLayer().GetInodesUsed().GetValue())
 	}
 	pids, err := h.Runtime.ListPodSandboxStats(ctx, &criv1.PodSandboxStatsFilter{LabelSelector: map[string]string{runtime.LabelPodUID: string(pod.UID)}})
 	if err == nil && len(pids) > 0 {
@@ -113,8 +135,8 @@ func (h host) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, error) {
 			continue
 		}
 		bytes, inodes := stats.DiskUsage(h.Volumes.Directory(pod, v))
-		usage.Disk += bytes
-		usage.Inodes += inodes
+		usage.Local.Bytes += bytes
+		usage.Local.Inodes += inodes
 		if v.EmptyDir != nil {
 			usage.EmptyDirs[v.Name] = bytes
 		}

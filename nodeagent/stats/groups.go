@@ -67,6 +67,14 @@ func (r *groupReader) pods() string {
 	return "/kubepods"
 }
 
+func (r *groupReader) podsMemory() (m Memory, ok bool) {
+	g := r.read(r.pods())
+	if !g.hasMemory || g.limit == 0 {
+		return m, false
+	}
+	return Memory{Total: uint64(g.limit), Available: uint64(max(g.limit-g.workingSet, 0))}, true
+}
+
 // hierarchy is the directory that groups are looked for in.
 func (r *groupReader) hierarchy() string {
 	if r.unified {

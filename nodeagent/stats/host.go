@@ -2,6 +2,7 @@ package stats
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -50,6 +51,14 @@ func ReadMemory() (Memory, error) {
 	return m, lines.Err()
 }
 
+// ReadPodsMemory is what all pods of the host may have together, and what is left of
+// it; ok is false where nothing limits them. The path is where control groups are
+// mounted.
+func ReadPodsMemory(cgroups string) (m Memory, ok bool) {
+	reader := newGroupReader(cgroups)
+	return reader.podsMemory()
+}
+
 // Disk is a file system's space in bytes and inodes.
 type Disk struct {
 	Total, Available      uint64
@@ -68,6 +77,15 @@ func ReadDisk(path string) (Disk, error) {
 		Total: fs.Blocks * block, Available: fs.Bavail * block, BlocksUsed: (fs.Blocks - fs.Bfree) * block,
 		Inodes: fs.Files, InodesFree: fs.Ffree, InodeUsed: fs.Files - fs.Ffree,
 	}, nil
+}
+
+// SameDisk says whether two paths are on one file system.
+func SameDisk(a, b string) (bool, error) {
+	var one, other unix.Stat_t
+	if err := errors.Join(unix.Stat(a, &one), unix.Stat(b, &other)); err != nil {
+		return false, fmt.Errorf("find the file systems of %s and %s: %w", a, b, err)
+	}
+	return one.Dev == other.Dev, nil
 }
 
 // CPUs is how many the host has.

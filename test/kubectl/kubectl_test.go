@@ -74,9 +74,10 @@ func (u *user) in(t *testing.T, namespace string) *user {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fixture.Eventually(t, "the service account of "+namespace, func(ctx context.Context) error {
-		_, err := u.client.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
-		return err
+	fixture.Eventually(t, "what controllers put into "+namespace, func(ctx context.Context) error {
+		_, account := u.client.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
+		_, root := u.client.CoreV1().ConfigMaps(namespace).Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
+		return errors.Join(account, root)
 	})
 	there := *u
 	there.namespace = namespace

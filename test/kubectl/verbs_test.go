@@ -46,6 +46,7 @@ func testCreate(t *testing.T, u *user) {
 		step{args: "create ingress i --rule=a.example.com/*=sc:80", want: []string{"ingress.networking.k8s.io/i created"}},
 		step{args: "create poddisruptionbudget p --selector=app=d --min-available=1", want: []string{"poddisruptionbudget.policy/p created"}},
 		step{args: "create quota q --hard=pods=20", want: []string{"resourcequota/q created"}},
+		step{args: "wait quota q --for=jsonpath={.status.hard.pods}=20 --timeout=120s", want: []string{"condition met"}}, // before that, it lets nothing in
 		step{args: "create priorityclass kubectl-create --value=7 --description=x", want: []string{"priorityclass.scheduling.k8s.io/kubectl-create created"}},
 		step{args: "create namespace kubectl-made", want: []string{"namespace/kubectl-made created"}},
 		step{args: "create -f - --edit", input: `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"edited"}}`, env: []string{"EDITOR=sed -i s/edited/edited-too/"}, want: []string{"configmap/edited-too created"}},
@@ -244,7 +245,12 @@ func testAccess(t *testing.T, u *user) {
 		step{args: "get pods --as=eve", code: 1, want: []string{`Error from server (Forbidden): pods is forbidden: User "eve" cannot list resource "pods" in API group "" in the namespace "` + u.namespace + `"`}},
 		step{args: "auth reconcile -f -", input: `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"name":"r","namespace":"` + u.namespace + `"},"rules":[{"apiGroups":[""],"resources":["pods"],"verbs":["list"]}]}`, want: []string{"role.rbac.authorization.k8s.io/r reconciled"}},
 		step{args: "create rolebinding rb --role=r --user=eve"},
-		step{args: "auth can-i list pods --as=eve", want: []string{"yes"}},
+	)
+	waitFor(t, "the server to know of the binding", func() bool {
+		output, _ := u.try(t, step{args: "auth can-i list pods --as=eve"})
+		return strings.Contains(output, "yes")
+	})
+	u.do(t,
 		step{args: "create -f -", input: csr("kubectl-good"), want: []string{"kubectl-good created"}},
 		step{args: "create -f -", input: csr("kubectl-bad")},
 		step{args: "describe csr kubectl-good", want: []string{"Common Name:    ada", "Pending"}},

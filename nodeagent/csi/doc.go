@@ -3,6 +3,7 @@
 //
 //   - drivers.go: drivers register (package plugins finds their sockets), and
 //     the node's CSINode says what they told.
+//   - attach.go: waiting until volumes are attached, where a driver needs that.
 //   - mount.go: staging and publishing volumes.
 //   - unmount.go: taking both back; what cannot be unstaged yet is tried again.
 //   - record.go: what is mounted and staged where, on disk beside each mount, so

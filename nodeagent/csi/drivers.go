@@ -53,6 +53,7 @@ type Manager struct {
 	busy    map[string]*volumeLock // by volume
 	staged  map[string]bool        // volumes that this process staged
 	sizes   map[string]growth      // of volumes that this process mounted
+	without map[string]bool        // drivers that do without attaching
 	unused  chan struct{}          // volumes may have to be unstaged
 	changed chan struct{}          // drivers came or went
 

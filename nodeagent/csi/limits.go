@@ -13,16 +13,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// AttachError is why the control plane could not attach a volume.
-type AttachError struct {
-	Code    codes.Code
-	Message string
-	// Limit: the driver can attach no more to this node.
-	Limit bool
-}
-
-func (e *AttachError) Error() string { return e.Message }
-
 // full has CSINode say how many volumes the driver takes now, if it is one of
 // those whose limit changes, and attaching failed for too many of them.
 func (w *mount) full(ctx context.Context, attaching *AttachError) {
@@ -58,9 +48,10 @@ func limitPeriod(driver *storagev1.CSIDriver) time.Duration {
 	return time.Duration(*driver.Spec.NodeAllocatableUpdatePeriodSeconds) * time.Second
 }
 
-// followLimits keeps the limits in CSINode those that drivers say, as often as
-// they want to be asked. Until a first driver registers it does nothing.
-func (m *Manager) followLimits(ctx context.Context) {
+// followDrivers keeps the limits in CSINode those that drivers say, as often as
+// they want to be asked, and notices drivers that come to do without attaching.
+// Until a first driver registers it does nothing.
+func (m *Manager) followDrivers(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
@@ -72,13 +63,16 @@ func (m *Manager) followLimits(ctx context.Context) {
 	if _, err := objects.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: poke, UpdateFunc: func(any, any) { poke(nil) }, DeleteFunc: poke,
 	}); err != nil {
-		m.Logger.Warn("cannot follow the limits of drivers", "error", err)
+		m.Logger.Warn("cannot follow CSIDrivers", "error", err)
 		return
 	}
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
 	due := map[string]turn{}
 	for {
+		if err := m.learnAttaching(objects.Lister()); err != nil {
+			m.Logger.Warn("cannot tell which drivers do without attaching", "error", err)
+		}
 		var timer <-chan time.Time
 		if next := m.askLimits(ctx, objects.Lister(), due); !next.IsZero() {
 			timer = time.After(time.Until(next))

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -21,12 +20,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
-)
-
-const (
-	attachPoll    = 250 * time.Millisecond
-	attachTimeout = 2 * time.Minute
-	reportTimeout = 10 * time.Second
 )
 
 // Request is a volume that a pod is to get: a PersistentVolume, or one of the
@@ -68,12 +61,22 @@ func (m *Manager) Mount(ctx context.Context, request Request) (*Mounted, error) 
 	if err := w.describe(ctx); err != nil {
 		return nil, err
 	}
-	defer m.lock(w.key())()
+	mounted, err := w.mount(ctx)
+	if err == nil && w.Attached && m.doesWithout(w.Driver) && m.Report != nil {
+		m.Report() // from now on the attachment may go
+	}
+	return mounted, err
+}
+
+func (w *mount) mount(ctx context.Context) (*Mounted, error) {
+	defer w.lock(w.key())()
 	before, err := readRecord(w.dir)
 	if err != nil {
 		return nil, err
 	}
 	w.Pending = before == nil || before.Pending
+	wait := w.Attached
+	w.Attached = w.Attached || before != nil && before.Attached // it may still be
 	if err := w.alone(); err != nil {
 		return nil, w.failed(w.step("MountVolume.SetUp", "MapVolume.SetUpDevice"), err)
 	}
@@ -83,7 +86,7 @@ func (m *Manager) Mount(ctx context.Context, request Request) (*Mounted, error) 
 			return nil, err
 		}
 	}
-	if w.Attached {
+	if wait {
 		if err := w.waitAttached(ctx); err != nil {
 			return nil, w.failed("MountVolume.WaitForAttach", err)
 		}
@@ -175,11 +178,6 @@ func (w *mount) readOnly() bool {
 	return w.ReadOnly
 }
 
-// AttachmentName is the VolumeAttachment of a volume and a node.
-func AttachmentName(handle, driver, node string) string {
-	return fmt.Sprintf("csi-%x", sha256.Sum256([]byte(handle+driver+node)))
-}
-
 // alone fails if another pod of the host has a volume that one may have only.
 func (w *mount) alone() error {
 	if w.PV == nil || !slices.Contains(w.PV.Spec.AccessModes, v1.ReadWriteOncePod) {
@@ -195,59 +193,6 @@ func (w *mount) alone() error {
 		return errors.New("volume uses the ReadWriteOncePod access mode and is already in use by another pod")
 	}
 	return nil
-}
-
-// waitAttached waits until the control plane says that the node has the volume, and
-// knows that it is used: else it would be detached once the pod is gone, however
-// long the agent takes to unmount it. For a pod that has the volume already it only
-// looks.
-func (w *mount) waitAttached(ctx context.Context) error {
-	name := AttachmentName(w.Handle, w.Driver, w.NodeName)
-	began := time.Now()
-	if w.Pending && w.Report != nil {
-		w.Report()
-	}
-	for {
-		attachment, err := w.Client.StorageV1().VolumeAttachments().Get(ctx, name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) && w.Pending {
-			// The driver may have come to do without.
-			if object, err := w.Client.StorageV1().CSIDrivers().Get(ctx, w.Driver, metav1.GetOptions{}); err == nil && !ptr.Deref(object.Spec.AttachRequired, true) {
-				w.object, w.Attached = object, false
-				return w.write(w.dir)
-			}
-		}
-		switch {
-		case err != nil:
-			err = fmt.Errorf("volume %s has GET error for volume attachment %s: %w", w.Handle, name, err)
-		case attachment.DeletionTimestamp != nil:
-			err = errors.New("volume attachment is being deleted")
-		case attachment.Status.Attached && w.Pending && !w.reported() && time.Since(began) < reportTimeout:
-			err = fmt.Errorf("volume %s is not reported as in use yet", w.Handle)
-		case attachment.Status.Attached:
-			w.publish = attachment.Status.AttachmentMetadata
-			return nil
-		case attachment.Status.AttachError != nil:
-			err = &AttachError{Code: codes.Code(ptr.Deref(attachment.Status.AttachError.ErrorCode, 0)), Message: attachment.Status.AttachError.Message}
-		default:
-			err = fmt.Errorf("volume %s is not attached for volume attachment %s", w.Handle, name)
-		}
-		if !w.Pending || time.Since(began) > attachTimeout {
-			if failure, ok := err.(*AttachError); ok {
-				w.full(ctx, failure)
-			}
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(attachPoll):
-		}
-	}
-}
-
-func (w *mount) reported() bool {
-	node := w.Node()
-	return node == nil || slices.Contains(node.Status.VolumesInUse, w.unique())
 }
 
 // isFinal says whether a call that failed surely does nothing any more; after

@@ -121,7 +121,7 @@ func (m *Manager) each(pattern string, found func(dir string, r *record)) error 
 func (m *Manager) InUse() ([]v1.UniqueVolumeName, error) {
 	seen := map[v1.UniqueVolumeName]bool{}
 	note := func(_ string, r *record) {
-		if r.Attached {
+		if m.holds(r) {
 			seen[r.unique()] = true
 		}
 	}

@@ -166,9 +166,6 @@ func TestAttachingIsGivenUp(t *testing.T) {
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "not attached") || h.called() != "stage" {
 		t.Errorf("error %v", err)
 	}
-	if used, err := m.InUse(); err != nil || len(used) != 0 {
-		t.Errorf("in use: %v, error %v", used, err)
-	}
 }
 
 func TestTokensInSecrets(t *testing.T) {

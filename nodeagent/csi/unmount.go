@@ -125,7 +125,7 @@ const (
 func (m *Manager) Run(ctx context.Context) {
 	var loops sync.WaitGroup
 	loops.Go(func() { m.unstageUnused(ctx) })
-	loops.Go(func() { m.followLimits(ctx) })
+	loops.Go(func() { m.followDrivers(ctx) })
 	loops.Wait()
 }
 

@@ -127,6 +127,22 @@ func (c *controller) watch(attachments cache.SharedIndexInformer) error {
 	if err != nil {
 		return err
 	}
+	// One that comes may end the need to attach. One that goes comes back as a rule,
+	// changed: to attach what its pods have by then would be in vain.
+	err = reconcile.Watch(c.env, c.env.Informers.Storage().V1().CSIDrivers().Informer(), reconcile.Handlers[*storagev1.CSIDriver]{
+		Add: func(*storagev1.CSIDriver) {
+			nodes, err := c.nodes.List(labels.Everything())
+			if err != nil {
+				c.loop.Logger().Warn("list nodes", "error", err) // of a cache: cannot be
+				return
+			}
+			for _, n := range nodes {
+				c.loop.AddObject(n)
+			}
+		}})
+	if err != nil {
+		return err
+	}
 	return reconcile.Each(c.env, attachments, func(a *storagev1.VolumeAttachment) { c.loop.Add(a.Spec.NodeName) })
 }
 

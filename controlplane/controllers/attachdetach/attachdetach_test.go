@@ -55,6 +55,24 @@ func (w world) attachment(node string) *storagev1.VolumeAttachment {
 	return a
 }
 
+// report has a node's agent say what it uses.
+func (w world) report(name string, inUse ...corev1.UniqueVolumeName) {
+	w.t.Helper()
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		node, err := w.Client.CoreV1().Nodes().Get(w.t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		node = node.DeepCopy()
+		node.Status.VolumesInUse = inUse
+		_, err = w.Client.CoreV1().Nodes().UpdateStatus(w.t.Context(), node, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func TestAttachesAndDetaches(t *testing.T) {
 	unique := uniqueName(testVolume("").Spec.CSI)
 	f := controllertest.New(t, testVolume(corev1.ReadWriteOnce), testClaim(), testPod("one", "a"), testNode("a"), testNode("b"))
@@ -80,23 +98,7 @@ func TestAttachesAndDetaches(t *testing.T) {
 		}
 		return len(node.Status.VolumesAttached) == 1 && node.Status.VolumesAttached[0].Name == unique
 	})
-	report := func(inUse ...corev1.UniqueVolumeName) {
-		t.Helper()
-		err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-			node, err := f.Client.CoreV1().Nodes().Get(t.Context(), "a", metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			node = node.DeepCopy()
-			node.Status.VolumesInUse = inUse
-			_, err = f.Client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{})
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	report(unique)
+	w.report("a", unique)
 	controllertest.Eventually(t, "the informer to show that the volume is in use", func() bool {
 		n, err := f.Env.Informers.Core().V1().Nodes().Lister().Get("a")
 		return err == nil && len(n.Status.VolumesInUse) == 1
@@ -124,8 +126,41 @@ func TestAttachesAndDetaches(t *testing.T) {
 	if w.attachment("a") == nil || w.attachment("b") != nil {
 		t.Fatalf("attached to a: %v, to b: %v", w.attachment("a"), w.attachment("b"))
 	}
-	report()
+	w.report("a")
 	controllertest.Eventually(t, "the volume to move", func() bool { return w.attachment("a") == nil && w.attachment("b") != nil })
+}
+
+// An attachment goes when its driver comes to do without, though a pod runs: at
+// once where the agent does not use the volume, else as soon as it says so.
+func TestDriversComeToDoWithoutAttaching(t *testing.T) {
+	unique := uniqueName(testVolume("").Spec.CSI)
+	for name, inUse := range map[string][]corev1.UniqueVolumeName{"unused": nil, "in use": {unique}} {
+		t.Run(name, func(t *testing.T) {
+			f := controllertest.New(t, testVolume(corev1.ReadWriteOnce), testClaim(), testPod("one", "a"), testNode("a", inUse...))
+			c, err := New(f.Env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Start(t, c)
+			w := world{f, t}
+			controllertest.Eventually(t, "the attachment", func() bool { return w.attachment("a") != nil })
+			if _, err := f.Client.StorageV1().CSIDrivers().Create(t.Context(), &storagev1.CSIDriver{
+				ObjectMeta: metav1.ObjectMeta{Name: driver}, Spec: storagev1.CSIDriverSpec{AttachRequired: ptr.To(false)}}, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if inUse != nil {
+				controllertest.Eventually(t, "the informer to show the driver", func() bool {
+					_, err := f.Env.Informers.Storage().V1().CSIDrivers().Lister().Get(driver)
+					return err == nil
+				})
+				if w.attachment("a") == nil {
+					t.Fatal("detached while it is used")
+				}
+				w.report("a")
+			}
+			controllertest.Eventually(t, "the attachment to go", func() bool { return w.attachment("a") == nil })
+		})
+	}
 }
 
 // A node that is not ready gets some minutes to give a volume up, one that is

@@ -221,17 +221,13 @@ func (m *Manager) emptyDir(pod *v1.Pod, path string, source *v1.EmptyDirVolumeSo
 	}
 	_, err := os.Stat(path)
 	fresh := errors.Is(err, fs.ErrNotExist)
-	switch source.Medium {
-	case v1.StorageMediumDefault:
+	switch medium := source.Medium; {
+	case medium == v1.StorageMediumDefault:
 		err = os.MkdirAll(path, 0o755)
-	case v1.StorageMediumMemory:
-		var size int64
-		if source.SizeLimit != nil {
-			size = source.SizeLimit.Value()
-		}
-		err = m.memory(path, size)
+	case medium == v1.StorageMediumMemory:
+		err = m.memory(path, memorySize(pod, source.SizeLimit, m.Allocatable()))
 	default:
-		return fmt.Errorf("emptyDir medium %q is not supported by the node agent", source.Medium)
+		return fmt.Errorf("unknown storage medium %q", medium)
 	}
 	if err != nil {
 		return fmt.Errorf("make directory: %w", err)
@@ -245,25 +241,6 @@ func (m *Manager) emptyDir(pod *v1.Pod, path string, source *v1.EmptyDirVolumeSo
 		}
 	}
 	m.settle(path)
-	return nil
-}
-
-// memory makes path a file system in memory, of size bytes at most (0 for
-// the kernel's default), unless it is one already.
-func (m *Manager) memory(path string, size int64) error {
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		return err
-	}
-	if mounted, err := mountinfo.Mounted(path); err != nil || mounted {
-		return err
-	}
-	options := "mode=0777"
-	if size > 0 {
-		options += fmt.Sprintf(",size=%d", size)
-	}
-	if err := unix.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
-		return fmt.Errorf("mount memory on %s: %w", path, err)
-	}
 	return nil
 }
 

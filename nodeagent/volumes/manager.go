@@ -226,6 +226,8 @@ func (m *Manager) emptyDir(pod *v1.Pod, path string, source *v1.EmptyDirVolumeSo
 		err = os.MkdirAll(path, 0o755)
 	case medium == v1.StorageMediumMemory:
 		err = m.memory(path, memorySize(pod, source.SizeLimit, m.Allocatable()))
+	case onHugePages(medium):
+		err = m.hugePages(pod, path, medium)
 	default:
 		return fmt.Errorf("unknown storage medium %q", medium)
 	}
@@ -233,8 +235,10 @@ func (m *Manager) emptyDir(pod *v1.Pod, path string, source *v1.EmptyDirVolumeSo
 		return fmt.Errorf("make directory: %w", err)
 	}
 	if fresh {
-		if err := os.Chmod(path, 0o777); err != nil {
-			return fmt.Errorf("open directory to the pod: %w", err)
+		if !onHugePages(source.Medium) { // root's and the fsGroup's
+			if err := os.Chmod(path, 0o777); err != nil {
+				return fmt.Errorf("open directory to the pod: %w", err)
+			}
 		}
 		if err := setGroup(path, pod, false); err != nil {
 			return err

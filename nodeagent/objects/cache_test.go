@@ -13,7 +13,7 @@ import (
 )
 
 func TestCacheFollowsAnObjectWhileItIsUsed(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	client := fake.NewClientset(&v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "a"}, Data: map[string]string{"k": "1"}})
 	woken := make(chan types.UID, 10)

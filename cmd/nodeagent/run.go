@@ -223,6 +223,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 	self = node.New(node.Config{
 		Extended: devicePlugins.Extended, Changed: devicePlugins.Changed(),
 		VolumesInUse:  storage.InUse,
+		Evictions:     evictions,
 		Pressures:     func() []v1.NodeConditionType { return agent.Pressures() },
 		Leaving:       func() bool { return agent.ShuttingDown() },
 		SecondAddress: secondAddress(config),

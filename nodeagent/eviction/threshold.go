@@ -148,6 +148,17 @@ func Parse(c hostconfig.Eviction) (Settings, error) {
 	return settings, nil
 }
 
+// Held is what hard thresholds keep from pods of a capacity: they would be evicted
+// for using it.
+func (s Settings) Held(signal Signal, capacity int64) int64 {
+	for _, t := range s.Thresholds {
+		if t.Signal == signal && !t.Soft {
+			return t.Least.of(capacity)
+		}
+	}
+	return 0
+}
+
 func parseAmount(text string) (Amount, error) {
 	if number, ok := strings.CutSuffix(text, "%"); ok {
 		percent, err := strconv.ParseFloat(number, 64)

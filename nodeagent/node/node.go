@@ -24,6 +24,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/runtime"
 )
 
@@ -46,6 +47,9 @@ type Config struct {
 	Extended func() (capacity, allocatable v1.ResourceList)
 	Changed  <-chan struct{}
 	Logger   *slog.Logger
+	// Evictions are when pods are evicted: they are not promised what they would be
+	// evicted for using.
+	Evictions eviction.Settings
 	// Pressures are what the host runs short of; nil: nothing.
 	Pressures func() []v1.NodeConditionType
 	// Leaving says that the host is going down; nil: never.

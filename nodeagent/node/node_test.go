@@ -17,6 +17,7 @@ import (
 	critest "k8s.io/cri-api/pkg/apis/testing"
 
 	"clusterctl/hostconfig"
+	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/runtime"
 	"clusterctl/nodeagent/stats"
 )
@@ -113,6 +114,16 @@ func TestReserved(t *testing.T) {
 	n.capacity(&held, stats.Memory{Total: 1 << 30}, stats.Disk{Total: 100 << 30})
 	if got := free.Allocatable.Memory().Value() - held.Allocatable.Memory().Value(); got != 100<<20 {
 		t.Errorf("reserving 100Mi takes %d bytes", got)
+	}
+	settings, err := eviction.Parse(hostconfig.Eviction{Hard: map[string]string{"memory.available": "200Mi", "nodefs.available": "20%"}, Soft: map[string]string{"memory.available": "1Gi"},
+		SoftGraceSeconds: map[string]int{"memory.available": 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept v1.NodeStatus
+	(&Node{Config: Config{Evictions: settings}}).capacity(&kept, stats.Memory{Total: 1 << 30}, stats.Disk{Total: 100 << 30})
+	if memory, disk := free.Allocatable.Memory().Value()-kept.Allocatable.Memory().Value(), kept.Allocatable.StorageEphemeral().Value(); memory != 200<<20 || disk != 80<<30 {
+		t.Errorf("thresholds of 200Mi and a fifth of the disk take %d bytes of memory and leave %d of the disk", memory, disk)
 	}
 	if free.Capacity.Memory().Value() != held.Capacity.Memory().Value() {
 		t.Error("capacity changed")

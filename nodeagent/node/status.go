@@ -19,6 +19,7 @@ import (
 
 	"clusterctl/hostconfig"
 	"clusterctl/nodeagent/cgroups"
+	"clusterctl/nodeagent/eviction"
 	"clusterctl/nodeagent/images"
 	"clusterctl/nodeagent/stats"
 )
@@ -28,8 +29,6 @@ import (
 const Version = hostconfig.KubernetesVersion + "-clusterctl"
 
 const (
-	memoryFloor = 100 << 20 // kept from pods, so that they are not evicted for using what they asked for
-	diskFloor   = 0.10      // likewise, of the file system
 	maxImages   = 50
 	defaultPods = 110
 )
@@ -201,8 +200,9 @@ func (n *Node) capacity(status *v1.NodeStatus, memory stats.Memory, disk stats.D
 			take(name, q)
 		}
 	}
-	take(v1.ResourceMemory, binary(memoryFloor+uint64(huge)))
-	take(v1.ResourceEphemeralStorage, binary(uint64(float64(disk.Total)*diskFloor)))
+	held := func(s eviction.Signal, capacity uint64) uint64 { return uint64(n.Evictions.Held(s, int64(capacity))) }
+	take(v1.ResourceMemory, binary(held(eviction.Memory, memory.Total)+uint64(huge)))
+	take(v1.ResourceEphemeralStorage, binary(held(eviction.NodeDisk, disk.Total)))
 }
 
 // addresses are the node's, that of the primary family first.

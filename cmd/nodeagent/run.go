@@ -255,6 +255,7 @@ func run(ctx context.Context, config hostconfig.NodeAgent, logger *slog.Logger) 
 			NodeName: config.NodeName, Client: client, Pods: agent, Runtime: cri, Volumes: agent.Volumes, LogDir: "/var/log",
 			CheckpointDir: filepath.Join(config.StateDir, "checkpoints"),
 			Stats:         &stats.Source{NodeName: config.NodeName, StateDir: config.StateDir, Cgroups: cgroupRoot, Runtime: cri, Volumes: claimed, Disks: agent.Disks()},
+			Configuration: kubeletConfiguration(config, tree.Driver()),
 			Logger:        logger.With("part", "server"), Metrics: gatherers, MoreMetrics: moreMetrics,
 		})
 	})

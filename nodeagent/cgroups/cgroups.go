@@ -99,6 +99,14 @@ func (t *Tree) Version() int {
 	return 1
 }
 
+// Driver says who makes groups: Cgroupfs or Systemd.
+func (t *Tree) Driver() string {
+	if t.systemd {
+		return Systemd
+	}
+	return Cgroupfs
+}
+
 // Parent is the cgroup parent that the runtime puts the pod's containers in,
 // in the notation of the driver.
 func (t *Tree) Parent(pod *v1.Pod) string {

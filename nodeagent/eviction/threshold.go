@@ -1,6 +1,7 @@
 package eviction
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -95,20 +96,24 @@ type Settings struct {
 	PodGrace   time.Duration // what a pod gets at most when a soft threshold ends it
 }
 
-// defaults are those of Kubernetes.
-var defaults = map[string]string{
+// Defaults are the hard thresholds of Kubernetes, which count where none are set.
+var Defaults = map[string]string{
 	string(Memory): "100Mi", string(NodeDisk): "10%", string(NodeInodes): "5%", string(ImageDisk): "15%", string(ImageInodes): "5%",
 }
 
+// DefaultTransitionSeconds is how long a pressure is reported after it has gone, if
+// nothing else is set.
+const DefaultTransitionSeconds = 300
+
 // Parse reads the configuration; what it leaves out is as Kubernetes has it.
 func Parse(c hostconfig.Eviction) (Settings, error) {
-	settings := Settings{Transition: 5 * time.Minute, PodGrace: time.Duration(c.MaxPodGraceSeconds) * time.Second}
-	if c.TransitionSeconds > 0 {
-		settings.Transition = time.Duration(c.TransitionSeconds) * time.Second
+	settings := Settings{
+		Transition: time.Duration(cmp.Or(c.TransitionSeconds, DefaultTransitionSeconds)) * time.Second,
+		PodGrace:   time.Duration(c.MaxPodGraceSeconds) * time.Second,
 	}
 	hard := c.Hard
 	if hard == nil {
-		hard = defaults
+		hard = Defaults
 	}
 	for _, set := range []struct {
 		soft bool

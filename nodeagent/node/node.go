@@ -28,11 +28,12 @@ import (
 	"clusterctl/nodeagent/runtime"
 )
 
+// How often the node is heard of.
 const (
-	leaseSeconds   = 40
+	LeaseSeconds   = 40 // for how long a lease says that the node is there
 	leaseRenewal   = 10 * time.Second
-	statusPeriod   = 10 * time.Second // how often the status is looked at
-	statusReport   = 5 * time.Minute  // how often it is sent though unchanged
+	StatusPeriod   = 10 * time.Second // how often the status is looked at
+	StatusReport   = 5 * time.Minute  // how often it is sent though unchanged
 	notReadyPeriod = 500 * time.Millisecond
 )
 
@@ -194,7 +195,7 @@ func (n *Node) initial() *v1.Node {
 // Run keeps the lease and the status until ctx ends.
 func (n *Node) Run(ctx context.Context) error {
 	holder := n.Agent.NodeName
-	go lease.NewController(clock.RealClock{}, n.Client, holder, leaseSeconds, nil, leaseRenewal, holder, v1.NamespaceNodeLease, n.own).Run(ctx)
+	go lease.NewController(clock.RealClock{}, n.Client, holder, LeaseSeconds, nil, leaseRenewal, holder, v1.NamespaceNodeLease, n.own).Run(ctx)
 	var sent time.Time
 	wait := time.Duration(0)
 	for {
@@ -205,8 +206,8 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-n.hurry:
 		case <-n.Changed:
 		}
-		wait = statusPeriod
-		did, err := n.report(ctx, time.Since(sent) > statusReport)
+		wait = StatusPeriod
+		did, err := n.report(ctx, time.Since(sent) > StatusReport)
 		if err != nil {
 			n.Logger.Warn("cannot report the node's status", "error", err)
 			wait = 2 * time.Second

@@ -28,9 +28,10 @@ import (
 // to, and whose it is.
 const Version = hostconfig.KubernetesVersion + "-clusterctl"
 
+// What the node's status has at most.
 const (
-	maxImages   = 50
-	defaultPods = 110
+	MaxImages   = 50
+	DefaultPods = 110 // where the configuration does not say
 )
 
 // declaredFeatures are what a pod can ask for that not every node agent of a
@@ -74,7 +75,7 @@ func (n *Node) describe(ctx context.Context, status *v1.NodeStatus) {
 	if versionErr == nil {
 		status.NodeInfo.ContainerRuntimeVersion = version.RuntimeName + "://" + strings.TrimPrefix(version.RuntimeVersion, "v")
 	}
-	if list, err := images.List(ctx, n.Runtime.Images, maxImages); err == nil {
+	if list, err := images.List(ctx, n.Runtime.Images, MaxImages); err == nil {
 		status.Images = list
 	}
 	state, err := n.Runtime.Status(ctx, false)
@@ -171,7 +172,7 @@ func features(status *v1.NodeStatus, state *criv1.StatusResponse) {
 func (n *Node) capacity(status *v1.NodeStatus, memory stats.Memory, disk stats.Disk) {
 	pods := int64(n.Agent.MaxPods)
 	if pods == 0 {
-		pods = defaultPods
+		pods = DefaultPods
 	}
 	binary := func(n uint64) resource.Quantity { return *resource.NewQuantity(int64(n), resource.BinarySI) }
 	status.Capacity = v1.ResourceList{

@@ -68,6 +68,9 @@ type HostPorts interface {
 	Set(pod types.UID, ports []network.PortMapping) error
 }
 
+// ParallelPulls is how many images come at the same time.
+const ParallelPulls = 4
+
 // Config is what the agent's pods need from their surroundings.
 type Config struct {
 	StateDir       string          // volumes and checkpoints of pods
@@ -159,7 +162,7 @@ func New(ctx context.Context, config Config) *Agent {
 		Logger:      config.Logger,
 	})
 	config.Devices.Watch(a.Wake)
-	a.images = images.New(config.Runtime.Images, 4, filepath.Join(config.StateDir, "images"))
+	a.images = images.New(config.Runtime.Images, ParallelPulls, filepath.Join(config.StateDir, "images"))
 	a.collector = &images.Collector{
 		Images: config.Runtime.Images, Puller: a.images, Containers: config.Runtime.RuntimeService, Wanted: a.imageNames,
 		When: config.CollectImages.OrDefaults(), Disk: stats.ReadDisk, Warn: host{a}.Warn, Removed: a.Metrics.ImageRemoved, Logger: config.Logger,

@@ -15,9 +15,9 @@ import (
 
 // When the log of a container is rotated, and how many files stay.
 const (
-	logCheck    = 10 * time.Second
-	logMaxBytes = 10 << 20
-	logMaxFiles = 5
+	LogCheck    = 10 * time.Second
+	LogMaxBytes = 10 << 20
+	LogMaxFiles = 5
 )
 
 // podsWithLogs are the pods that have a directory of logs in dir.
@@ -50,7 +50,7 @@ func firstAttempt(dir string) uint32 {
 
 // rotateLogs keeps the logs of running containers short until ctx ends.
 func (a *Agent) rotateLogs(ctx context.Context) {
-	ticker := time.NewTicker(logCheck)
+	ticker := time.NewTicker(LogCheck)
 	defer ticker.Stop()
 	for {
 		select {
@@ -71,7 +71,7 @@ func longLogs(dir string) []string {
 	var long []string
 	files, _ := filepath.Glob(filepath.Join(dir, "*", "*", "*.log"))
 	for _, name := range files {
-		if info, err := os.Stat(name); err == nil && info.Size() > logMaxBytes {
+		if info, err := os.Stat(name); err == nil && info.Size() > LogMaxBytes {
 			long = append(long, name)
 		}
 	}
@@ -97,7 +97,7 @@ func (a *Agent) rotate(ctx context.Context, name string) error {
 		return err
 	}
 	slices.Sort(rotated)
-	for len(rotated) > logMaxFiles-1 {
+	for len(rotated) > LogMaxFiles-1 {
 		if err := os.Remove(rotated[0]); err != nil {
 			return err
 		}

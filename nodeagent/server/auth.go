@@ -18,9 +18,9 @@ import (
 
 // How long the API server's answers are believed.
 const (
-	tokenTTL   = 2 * time.Minute
-	allowedTTL = 5 * time.Minute
-	deniedTTL  = 30 * time.Second
+	TokenTTL   = 2 * time.Minute
+	AllowedTTL = 5 * time.Minute
+	DeniedTTL  = 30 * time.Second
 )
 
 // auth knows who asks and whether they may. Safe for concurrent use.
@@ -81,7 +81,7 @@ func (a *auth) user(r *http.Request) (authenticationv1.UserInfo, error) {
 	if !review.Status.Authenticated {
 		return authenticationv1.UserInfo{}, fmt.Errorf("token is not valid")
 	}
-	a.tokens.Set(key, review.Status.User, tokenTTL)
+	a.tokens.Set(key, review.Status.User, TokenTTL)
 	return review.Status.User, nil
 }
 
@@ -106,9 +106,9 @@ func (a *auth) may(ctx context.Context, user authenticationv1.UserInfo, verb, su
 	if err != nil {
 		return false, fmt.Errorf("review access: %w", err)
 	}
-	ttl := deniedTTL
+	ttl := DeniedTTL
 	if review.Status.Allowed {
-		ttl = allowedTTL
+		ttl = AllowedTTL
 	}
 	a.verdicts.Set(key, review.Status.Allowed, ttl)
 	return review.Status.Allowed, nil
@@ -122,7 +122,7 @@ func subresources(path string) []string {
 		return []string{first}
 	case "logs":
 		return []string{"log"}
-	case "healthz", "pods":
+	case "healthz", "pods", "configz":
 		return []string{first, "proxy"}
 	case "runningpods":
 		return []string{"pods", "proxy"}

@@ -53,6 +53,7 @@ type Config struct {
 	Volumes        Volumes
 	LogDir         string // of the host: "/var/log"
 	CheckpointDir  string // of containers
+	Configuration  any    // what /configz shows: the agent's settings in the shape of the kubelet's
 	Logger         *slog.Logger
 	// Metrics are served by path: "/metrics", "/metrics/cadvisor", …
 	Metrics map[string]prometheus.Gatherer
@@ -106,6 +107,7 @@ func Run(ctx context.Context, config Config) error {
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	mux.HandleFunc("GET /configz", s.configz)
 	mux.HandleFunc("GET /pods", s.pods)
 	mux.HandleFunc("GET /stats/summary", s.summary)
 	mux.HandleFunc("GET /metrics/resource", s.resourceMetrics)
@@ -124,6 +126,10 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("/portForward/{namespace}/{pod}", s.portForward)
 	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", s.portForward)
 	return mux
+}
+
+func (s *Server) configz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, map[string]any{"kubeletconfig": s.Configuration})
 }
 
 func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {

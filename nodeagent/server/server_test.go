@@ -39,7 +39,8 @@ func TestGuard(t *testing.T) {
 		reviews++
 		review := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SubjectAccessReview).DeepCopy()
 		r := review.Spec.ResourceAttributes
-		review.Status.Allowed = review.Spec.User == "reader" && r.Resource == "nodes" && r.Name == "w1" && r.Verb == "get" && r.Subresource == "stats"
+		review.Status.Allowed = review.Spec.User == "reader" && r.Resource == "nodes" && r.Name == "w1" && r.Verb == "get" && r.Subresource == "stats" ||
+			review.Spec.User == "auditor" && r.Subresource == "configz" || review.Spec.User == "proxy" && r.Subresource == "proxy"
 		return true, review, nil
 	})
 	guarded := newAuth(client, "w1").guard(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {}))
@@ -61,6 +62,10 @@ func TestGuard(t *testing.T) {
 		{"reader", "GET", "/stats/summary", 200},
 		{"reader", "GET", "/containerLogs/n/p/c", 403},
 		{"reader", "POST", "/exec/n/p/c", 403},
+		{"reader", "GET", "/configz", 403},
+		{"auditor", "GET", "/configz", 200},
+		{"auditor", "GET", "/healthz", 403},
+		{"proxy", "GET", "/configz", 200},
 		{"root", "POST", "/exec/n/p/c", 200},
 	} {
 		if got := ask(c.token, c.method, c.path); got != c.want {
@@ -145,6 +150,14 @@ func TestMetricsAreTextWhereTextIsAdded(t *testing.T) {
 		if text := strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain"); text != added {
 			t.Errorf("%s: %s", path, w.Header().Get("Content-Type"))
 		}
+	}
+}
+
+func TestSettingsAreShownAsTheKubeletsAre(t *testing.T) {
+	w := httptest.NewRecorder()
+	(&Server{Config: Config{Configuration: map[string]int{"maxPods": 7}}}).routes().ServeHTTP(w, httptest.NewRequest("GET", "/configz", nil))
+	if want := `{"kubeletconfig":{"maxPods":7}}` + "\n"; w.Code != http.StatusOK || w.Body.String() != want || w.Header().Get("Content-Type") != "application/json" {
+		t.Errorf("%d %s: %q, want %q", w.Code, w.Header(), w.Body.String(), want)
 	}
 }
 

@@ -85,6 +85,27 @@ func describeVolume(name, help string) *prometheus.Desc {
 	return prometheus.NewDesc("kubelet_volume_stats_"+name, help, []string{"namespace", "persistentvolumeclaim"}, nil)
 }
 
+// VolumeCount shows how many volumes pods are to have, and have, by plugin.
+type VolumeCount struct {
+	Count func() (wanted, inPlace map[string]int)
+}
+
+var volumeCount = prometheus.NewDesc("volume_manager_total_volumes", "Number of volumes in Volume Manager", []string{"plugin_name", "state"}, nil)
+
+// Describe says what there may be.
+func (v *VolumeCount) Describe(out chan<- *prometheus.Desc) { out <- volumeCount }
+
+// Collect counts.
+func (v *VolumeCount) Collect(out chan<- prometheus.Metric) {
+	wanted, inPlace := v.Count()
+	for plugin, n := range wanted {
+		out <- prometheus.MustNewConstMetric(volumeCount, gauge, float64(n), plugin, "desired_state_of_world")
+	}
+	for plugin, n := range inPlace {
+		out <- prometheus.MustNewConstMetric(volumeCount, gauge, float64(n), plugin, "actual_state_of_world")
+	}
+}
+
 // Describe says nothing: what there is depends on the pods.
 func (v *Volumes) Describe(chan<- *prometheus.Desc) {}
 

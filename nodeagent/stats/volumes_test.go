@@ -66,3 +66,19 @@ kubelet_volume_stats_used_bytes{namespace="n",persistentvolumeclaim="c"} 40
 		t.Error(err)
 	}
 }
+
+func TestVolumeCount(t *testing.T) {
+	count := &VolumeCount{Count: func() (wanted, inPlace map[string]int) {
+		return map[string]int{"kubernetes.io/secret": 2, "kubernetes.io/csi:d": 1}, map[string]int{"kubernetes.io/secret": 1}
+	}}
+	const want = `
+# HELP volume_manager_total_volumes Number of volumes in Volume Manager
+# TYPE volume_manager_total_volumes gauge
+volume_manager_total_volumes{plugin_name="kubernetes.io/csi:d",state="desired_state_of_world"} 1
+volume_manager_total_volumes{plugin_name="kubernetes.io/secret",state="actual_state_of_world"} 1
+volume_manager_total_volumes{plugin_name="kubernetes.io/secret",state="desired_state_of_world"} 2
+`
+	if err := testutil.CollectAndCompare(count, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}

@@ -59,12 +59,13 @@ type Manager struct {
 	mu          sync.Mutex
 	written     map[string]bool                 // volumes whose ownership is settled
 	persistents map[types.UID]map[string]placed // by pod and volume: those that are in place
-	localMu     sync.Mutex                      // local volumes are mounted or removed
+	counted     map[types.UID]map[string]counted
+	localMu     sync.Mutex // local volumes are mounted or removed
 }
 
 // New makes a manager.
 func New(config Config) *Manager {
-	return &Manager{Config: config, written: map[string]bool{}, persistents: map[types.UID]map[string]placed{}}
+	return &Manager{Config: config, written: map[string]bool{}, persistents: map[types.UID]map[string]placed{}, counted: map[types.UID]map[string]counted{}}
 }
 
 // Mounted are the volumes of a pod, ready to be mounted.
@@ -125,6 +126,7 @@ func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) (*Mounted, error) {
 		if !mounts[volume.Name] && !devices[volume.Name] {
 			continue
 		}
+		m.wants(pod.UID, volume.Name, plugin(&volume.VolumeSource))
 		var source Source
 		var refresh time.Time
 		var err error
@@ -139,6 +141,7 @@ func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) (*Mounted, error) {
 		if err != nil {
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume.Name, err)
 		}
+		m.has(pod.UID, volume.Name)
 		mounted.Sources[volume.Name] = source
 		if !refresh.IsZero() && (mounted.Refresh.IsZero() || refresh.Before(mounted.Refresh)) {
 			mounted.Refresh = refresh
@@ -265,6 +268,7 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	dir := m.PodDir(uid)
 	m.mu.Lock()
 	delete(m.persistents, uid)
+	delete(m.counted, uid)
 	for path := range m.written {
 		if strings.HasPrefix(path, dir+"/") {
 			delete(m.written, path)

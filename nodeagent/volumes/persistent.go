@@ -112,6 +112,7 @@ func (m *Manager) place(ctx context.Context, pod *v1.Pod, v *v1.Volume, before *
 	if err != nil {
 		return placed{}, err
 	}
+	m.wants(pod.UID, v.Name, pluginOf(pv))
 	in, err := m.placeBound(ctx, pod, v, claim, pv, before)
 	in.Group = pv.Annotations[groupAnnotation]
 	return in, err

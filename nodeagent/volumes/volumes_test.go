@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -164,8 +165,15 @@ func TestPrepareAndTeardown(t *testing.T) {
 	if mounted, err = m.Prepare(t.Context(), pod); err != nil || mounted.Lacks(pod) {
 		t.Errorf("with an ephemeral container: %v, error %v", mounted, err)
 	}
+	want := map[string]int{"kubernetes.io/configmap": 2, "kubernetes.io/empty-dir": 2}
+	if wanted, inPlace := m.Count(); !maps.Equal(wanted, want) || !maps.Equal(inPlace, want) {
+		t.Errorf("%v, in place %v", wanted, inPlace)
+	}
 	if err := m.Teardown(t.Context(), pod.UID); err != nil {
 		t.Fatal(err)
+	}
+	if wanted, inPlace := m.Count(); len(wanted)+len(inPlace) != 0 {
+		t.Errorf("counted afterwards: %v, in place %v", wanted, inPlace)
 	}
 	if left := m.Pods(); len(left) != 0 {
 		t.Errorf("left: %v", left)
@@ -173,5 +181,8 @@ func TestPrepareAndTeardown(t *testing.T) {
 	pod.Spec.Volumes[3].ConfigMap.Optional = nil
 	if _, err := m.Prepare(t.Context(), pod); err == nil {
 		t.Error("a missing ConfigMap was no fault")
+	}
+	if wanted, inPlace := m.Count(); wanted["kubernetes.io/configmap"] != 2 || inPlace["kubernetes.io/configmap"] != 1 {
+		t.Errorf("%v, in place %v", wanted, inPlace)
 	}
 }

@@ -41,11 +41,14 @@ func (p *testPlugin) GetDevicePluginOptions(context.Context, *pluginapi.Empty) (
 }
 
 func (p *testPlugin) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin_ListAndWatchServer) error {
+	p.mu.Lock()
+	lists := p.lists // those of a later server are not for this stream
+	p.mu.Unlock()
 	for {
 		select {
 		case <-stream.Context().Done():
 			return nil
-		case list := <-p.lists:
+		case list := <-lists:
 			if err := stream.Send(&pluginapi.ListAndWatchResponse{Devices: list}); err != nil {
 				return err
 			}
@@ -136,7 +139,9 @@ func startPlugins(t *testing.T, dir string) *agent {
 // serve starts a plugin and has it register at the agent's socket.
 func (p *testPlugin) serve(t *testing.T, dir, name string) *grpc.Server {
 	t.Helper()
+	p.mu.Lock()
 	p.lists = make(chan []*pluginapi.Device, 1)
+	p.mu.Unlock()
 	server := listen(t, filepath.Join(dir, "s", name), func(s *grpc.Server) { pluginapi.RegisterDevicePluginServer(s, p) })
 	conn, err := plugins.Dial(filepath.Join(dir, "s", "kubelet.sock"))
 	if err != nil {

@@ -435,7 +435,7 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 	home := t.TempDir()
 	_, key := keyFile(t, home, "id_ed25519", "")
 	s := newServer(t, sshtest.Options{User: []ssh.PublicKey{key}})
-	const interval = time.Second // the peer may take two to answer, on any machine
+	const interval = 2 * time.Second // the peer may take four to answer, on any machine
 	d := newDialer(t, home, Options{KeepAlive: interval})
 	to := target(s)
 	to.HostKeys = HostKeyAcceptNew
